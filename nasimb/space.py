@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import prod
 from typing import Annotated, Any
 
@@ -195,6 +196,6 @@ class SearchSpace(Spec):
 
 
 def _strictly_ascending(values: tuple[int, ...], name: str) -> tuple[int, ...]:
-    if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(values)):
         raise ValueError(f"{name} must be in ascending order without repeats")
     return values

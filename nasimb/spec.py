@@ -59,9 +59,7 @@ def explain(error: ValidationError, spec_type: type[BaseModel], *, what: str) ->
     hint = ""
     if isinstance(value, str) and "number" in message and _is_number(value):
         hint = f" (YAML reads {value} as text; write {float(value)!r})"
-    return InputError(
-        f"{what}: {key} must be valid", got=f"{value!r}", do=f"{message[:1].upper()}{message[1:]}{hint}."
-    )
+    return InputError(f"{what}: {key} must be valid", got=f"{value!r}", do=f"{message[:1].upper()}{message[1:]}{hint}.")
 
 
 def from_table(table: Mapping[str, type[S]], value: str | Mapping[str, Any], *, what: str) -> S:
@@ -108,9 +106,7 @@ def find_shipped(folder: str, name: str) -> Path:
         if (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
     known = {
-        file.stem
-        for place in (package / "shipped" / folder, package.parent / folder)
-        for file in place.glob("*.yaml")
+        file.stem for place in (package / "shipped" / folder, package.parent / folder) for file in place.glob("*.yaml")
     }
     raise unknown_name(f"a name in {folder} (or a path ending in .yaml)", name, known)
 
