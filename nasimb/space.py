@@ -50,7 +50,8 @@ class Subnet:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Subnet:
         """Undo `to_dict`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     def __str__(self) -> str:
         """Short and unique within a space, e.g. `r12 d1-2-1 w8-16-32 k3-5-3 bn-nbn-bn t2`."""

@@ -11,7 +11,7 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -121,7 +121,7 @@ def _imported(name: str, table: Mapping[str, type[S]], *, what: str) -> type[S]:
     base = next(c for c in next(iter(table.values())).__mro__ if Spec in c.__bases__)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{what} {name} must derive from {base.__name__}", got=repr(found), do="Change its base.")
-    return found
+    return cast("type[S]", found)
 
 
 def _keys_at(spec_type: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

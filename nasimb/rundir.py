@@ -1,0 +1,247 @@
+"""The run folder: everything a run writes, each file either whole or absent.
+
+```
+RUN/config.yaml       the whole configuration; the identity a resumed run is compared with
+RUN/environment.json  versions, device, command
+RUN/splits.json       class list and image positions of every split
+RUN/ledger.jsonl      spend (nasimb.budget.Ledger)
+RUN/trials.csv        one row a trial
+RUN/heads.jsonl       one row a head tried on a finalist
+RUN/study.journal     Optuna's journal
+RUN/supernet/         the trained super-network and the state its training resumes from
+RUN/best/             the winner (nasimb.load)
+RUN/result.json       the answer (schema 1)
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from nasimb.errors import InputError, ResumeError
+
+TRIAL_COLUMNS = (
+    "number", "state", "kind", "score", "balanced_accuracy", "many", "medium", "few", "worst_recall", "balanced_loss",
+    "head", "setting", "macs", "params", "seconds", "device", "seed", "resolution", "depths", "widths",
+    "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
+)  # fmt: skip
+
+
+class RunDir:
+    """Paths and atomic writes of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def ledger(self) -> Path:
+        """Where the ledger is."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        """Where Optuna's journal is."""
+        return self.path / "study.journal"
+
+    @property
+    def supernet(self) -> Path:
+        """Folder of the super-network."""
+        return self.path / "supernet"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the winner."""
+        return self.path / "best"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the folder alone: two processes in one run would count and write everything twice.
+
+        Raises:
+            ResumeError: another live process holds it. (A killed one holds nothing.)
+            InputError: the folder cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ResumeError(
+                "a run folder belongs to one process at a time",
+                got=f"{self.path}, which is in use",
+                do="Wait for the other run, or give this one its own folder with --run.",
+            ) from None
+        except OSError as error:
+            raise InputError(
+                "the run folder must be writable", got=f"{self.path}: {error}", do="Choose another with --run."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def open_with(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+        """Start the run, or continue it: True where something is there already.
+
+        Raises:
+            ResumeError: the folder holds a run with another configuration; names every key that differs.
+        """
+        file = self.path / "config.yaml"
+        if not file.exists():
+            stray = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+            if stray:
+                raise ResumeError(
+                    "a new run needs an empty folder", got=f"{self.path} holding {stray[0]}", do="Choose another --run."
+                )
+            self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            self.write_json("environment.json", environment)
+            return False
+        differences = list(_differences(yaml.safe_load(file.read_text(encoding="utf-8")), config))
+        if differences:
+            raise ResumeError(
+                f"{self.path} must be continued with its own configuration",
+                got="; ".join(f"{key}: {new!r} instead of {old!r}" for key, old, new in differences),
+                do="Use the same options, or another folder with --run.",
+            )
+        self._repair()
+        return True
+
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with."""
+        try:
+            found = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                "a run folder must hold config.yaml", got=str(self.path), do="Name a folder that a search has written."
+            ) from None
+        assert isinstance(found, dict)
+        return found
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file atomically: readers see the old one or the new one."""
+        part = self.path / f".{name}.part"
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path / name)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """`write_text` of readable JSON; NaN is refused, since JSON has none."""
+        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, or None where it is not written yet."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ResumeError(f"{file} must be valid JSON", got=error, do="Restore or delete it.") from None
+        assert isinstance(found, dict)
+        return found
+
+    def append_trial(self, row: Mapping[str, Any]) -> None:
+        """Add one line to trials.csv, durably."""
+        file = self.path / "trials.csv"
+        lines = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
+        self._append("trials.csv", [*lines, _csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS])])
+
+    def read_trials(self) -> list[dict[str, str]]:
+        """The rows of trials.csv as text; a last line torn by a kill is left out."""
+        lines = self._complete_lines("trials.csv")
+        rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
+        if (lines and tuple(lines[0].split(",")) != TRIAL_COLUMNS) or any(None in row.values() for row in rows):
+            raise ResumeError(
+                f"{self.path / 'trials.csv'} must have the columns of this version", got=lines[0][:80], do="Restore it."
+            )
+        return rows
+
+    def append_line(self, name: str, values: Mapping[str, Any]) -> None:
+        """Add one JSON line, durably."""
+        self._append(name, [json.dumps(values, allow_nan=False)])
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """The JSON lines of a file; a torn last one is left out."""
+        return [json.loads(line) for line in self._complete_lines(name)]
+
+    def _append(self, name: str, lines: Sequence[str]) -> None:
+        with (self.path / name).open("a", encoding="utf-8", newline="") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _complete_lines(self, name: str) -> list[str]:
+        file = self.path / name
+        if not file.exists():
+            return []
+        data = file.read_bytes()
+        return data[: data.rfind(b"\n") + 1].decode("utf-8").splitlines()
+
+    def _repair(self) -> None:
+        """Cut off last lines that a kill tore, so that the next one starts on a line of its own."""
+        for file in (self.path / "trials.csv", self.path / "heads.jsonl"):
+            if file.exists():
+                data = file.read_bytes()
+                os.truncate(file, data.rfind(b"\n") + 1)
+
+
+def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
+    """What a reader needs to run it again: versions, machine, command line."""
+    names = ("nasimb", "torch", "torchvision", "optuna", "pandas", "numpy", "scipy", "scikit-learn", "pillow")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "command": list(command),
+        "device": device,
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu_count": os.cpu_count(),
+        "executable": Path(sys.executable).name,
+        "versions": versions,
+    }
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """Dotted keys whose values differ, with both values."""
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
+def _cell(value: object) -> str:
+    """Lists as 1-2-3, floats with all their digits, None empty."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        return "-".join(map(str, value))
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue().replace("\n", " ")
