@@ -1,0 +1,205 @@
+"""The whole run as one frozen tree: what `RUN/config.yaml` holds and what a resumed run is compared with.
+
+Only `pipeline` and `cli` know it; every other room takes plain values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from nasimb.budget import Budget
+from nasimb.data import parse_dataset
+from nasimb.errors import InputError, unknown_name
+from nasimb.heads import HEADS
+from nasimb.losses import parse_loss
+from nasimb.metrics import OBJECTIVES
+from nasimb.search.study import SAMPLERS
+from nasimb.spec import Spec, find_shipped, parse, read_yaml
+from nasimb.supernet.calibrate import CALIBRATIONS
+from nasimb.supernet.train import Recipe
+
+Named = str | dict[str, Any]
+Fraction = Field(gt=0.0, lt=1.0)
+
+
+class HeadOptions(Spec):
+    """Which heads rank the candidates, and which are tried on the finalists.
+
+    Attributes:
+        ranking: closed-form heads that score every candidate; the better one counts.
+        finalists: heads tried on the best candidates: names of losses (logistic head) and of closed-form heads.
+        count: how many of the best candidates are tried.
+        folds: stratified folds that compare heads and choose their penalty.
+        penalties: L2 penalties of the logistic head.
+    """
+
+    ranking: tuple[str, ...] = ("ridge", "gda")
+    finalists: tuple[Named, ...] = ("balanced_softmax", "inverse_frequency", "gda", "ridge")
+    count: PositiveInt = 5
+    folds: int = Field(default=5, ge=2)
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+    @field_validator("ranking")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in HEADS:
+                raise ValueError(f"ranking heads must be among {', '.join(HEADS)}")
+        return names
+
+    @field_validator("finalists")
+    @classmethod
+    def _parsed(cls, heads: tuple[Named, ...]) -> tuple[Named, ...]:
+        for head in heads:
+            if not (isinstance(head, str) and head in HEADS):
+                parse_loss(head)
+        return heads
+
+
+class RunConfig(Spec):
+    """One run of `nasimb search`. Every default follows from the data, the budget and the device.
+
+    Attributes:
+        data: the imbalanced target, as on the command line (`folder:DIR`) or as a mapping of its options.
+        test: a separate test split, in the same notation; None: the data's own, or a stratified part of it.
+        source: the balanced data for the super-network; "target": the target itself; None: the data set's own
+            balanced part where it has one, else the target.
+        supernet: folder of a super-network trained before; then `source` only calibrates.
+        imbalance_factor: makes the target long-tailed by subsampling; None leaves it as it is.
+        space: search space, by name or path; None chooses by the data.
+        budget: e.g. "8gpu-h", "30min,200trials".
+        objective: what ranks candidates; with ",macs" or ",params" a Pareto study of score against cost.
+        validation: "auto" is leave-one-out where the backbone has not seen the target, hold-out where it has.
+        training_steps: length of the super-network's training where the budget has no time limit.
+    """
+
+    data: Named = "digits"
+    test: Named | None = None
+    source: Named | None = None
+    supernet: str | None = None
+    imbalance_factor: float | None = None
+    profile: Literal["exponential", "step"] = "exponential"
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    validation_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    validation: Literal["auto", "leave-one-out", "holdout"] = "auto"
+    space: str | None = None
+    budget: str = "3min"
+    objective: str = "balanced_accuracy"
+    max_macs: int | None = None
+    max_params: int | None = None
+    sampler: str = "tpe"
+    calibrations: tuple[str, ...] = ("source",)
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    heads: HeadOptions = HeadOptions()
+    training: Recipe = Recipe()
+    training_steps: PositiveInt = 500
+    calibration_images: PositiveInt = 1024
+    batch_size: PositiveInt = 512
+    memory_mib: PositiveInt = 4096
+    skip_bad_images: bool = False
+    download: bool = False
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, text: str) -> str:
+        Budget.parse(text)
+        return text
+
+    @field_validator("max_macs", "max_params", mode="before")
+    @classmethod
+    def _amount(cls, value: object) -> object:
+        return parse_amount(value) if isinstance(value, str) else value
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, text: str) -> str:
+        metric, _, cost = text.partition(",")
+        if metric not in OBJECTIVES:
+            raise unknown_name("the objective", metric, OBJECTIVES)
+        if cost not in ("", "macs", "params"):
+            raise unknown_name("the cost after the objective's comma", cost, ("macs", "params"))
+        return text
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler(cls, name: str) -> str:
+        if name not in SAMPLERS:
+            raise unknown_name("the sampler", name, SAMPLERS)
+        return name
+
+    @field_validator("calibrations")
+    @classmethod
+    def _calibrations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in CALIBRATIONS:
+                raise unknown_name("a calibration", name, CALIBRATIONS)
+        return names
+
+    @property
+    def metric(self) -> str:
+        """The objective's accuracy part."""
+        return self.objective.partition(",")[0]
+
+    @property
+    def cost(self) -> str | None:
+        """The objective's cost part, or None."""
+        return self.objective.partition(",")[2] or None
+
+    def to_dict(self) -> dict[str, Any]:
+        """YAML- and JSON-ready."""
+        return self.model_dump(mode="json")
+
+    def run_name(self) -> str:
+        """Name of the run folder where none is given: the data, the budget and the seed."""
+        spec = parse_dataset(self.data)
+        place = getattr(spec, "root", None) or getattr(spec, "file", None)
+        stem = f"{spec.name}-{Path(str(place)).stem}" if place else spec.name
+        parts = (stem, self.budget, f"seed{self.seed}")
+        return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
+
+
+def load_config(file: str | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> RunConfig:
+    """A configuration from a file, command-line options over it, and `key=value` assignments over those.
+
+    Args:
+        file: path of a YAML file or stem of a shipped one; None: defaults only.
+        options: top-level keys; None means not given.
+        assignments: dotted keys with YAML values, e.g. "training.batch_size=128".
+
+    Raises:
+        InputError: an unknown key (with the nearest known), or a value that cannot be.
+    """
+    values: dict[str, Any] = {} if file is None else read_yaml(find_shipped("configs", file))
+    values.update({key: value for key, value in options.items() if value is not None})
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError("--set takes key=value", got=repr(assignment), do="Write for example heads.folds=3.")
+        place = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise InputError("--set must name an option", got=f"{key!r}", do=f"{parent} has no keys of its own.")
+            place = inner
+        place[last] = yaml.safe_load(text)
+    return parse(RunConfig, values, what="the configuration")
+
+
+def parse_amount(text: str) -> int:
+    """Read "50M" as 50,000,000 (K, M and G are powers of ten).
+
+    >>> parse_amount("1.5M")
+    1500000
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGkmg]?)", text.strip())
+    if match is None:
+        raise InputError("an amount must be a number, with K, M or G if you like", got=repr(text), do="Write 50M.")
+    return round(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()])
