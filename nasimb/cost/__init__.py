@@ -1,0 +1,1 @@
+"""What a subnet costs: multiply-accumulates and parameters in closed form, latency by measurement."""

@@ -1,0 +1,20 @@
+"""The cost of a subnet as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one image through a network.
+
+    Attributes:
+        macs: multiply-accumulates of convolutions and linear layers.
+        params: trainable numbers of the plain network.
+        latency_seconds: median time of one batch; None where it was not measured.
+    """
+
+    macs: int
+    params: int
+    latency_seconds: float | None = None

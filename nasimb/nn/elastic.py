@@ -1,0 +1,103 @@
+"""Layers whose size is an argument of `forward`: they use the leading channels and the centre of the kernel.
+
+`extract(...)` gives a plain torch layer with copies of the weights in use, bit-equal in eval mode.
+Shapes: B images, C channels, D features, K classes, H and W pixels, O output and I input channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasimb.nn.moments import Moments, MomentsFor
+from nasimb.nn.norms.base import Norm, NormSpec
+
+
+@final
+class ElasticConv2d(nn.Module):
+    """A convolution without bias, padded so that stride alone changes the resolution."""
+
+    def __init__(self, max_in: int, max_out: int, max_kernel: int, stride: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(max_out, max_in, max_kernel, max_kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+
+    def forward(self, x_BCHW: Tensor, width: int, kernel_size: int) -> Tensor:
+        """To `width` channels, with the centre `kernel_size` pixels of the kernel."""
+        weight_OIHW = self._slice(x_BCHW.shape[1], width, kernel_size)
+        return F.conv2d(x_BCHW, weight_OIHW, stride=self.stride, padding=kernel_size // 2)
+
+    def extract(self, in_width: int, width: int, kernel_size: int) -> nn.Conv2d:
+        """The same convolution from `in_width` to `width` channels as a plain layer."""
+        padding, device = kernel_size // 2, self.weight.device
+        # Made on the meta device: torch's own initialisation would draw from the global random state.
+        conv = nn.Conv2d(in_width, width, kernel_size, self.stride, padding, bias=False, device="meta")
+        conv = conv.to_empty(device=device)
+        with torch.no_grad():
+            conv.weight.copy_(self._slice(in_width, width, kernel_size))
+        return conv
+
+    def _slice(self, in_width: int, width: int, kernel_size: int) -> Tensor:
+        border = (self.weight.shape[-1] - kernel_size) // 2
+        inside = slice(border, border + kernel_size)
+        return self.weight[:width, :in_width, inside, inside]
+
+
+@final
+class ElasticLinear(nn.Module):
+    """A linear layer over however many leading features it gets."""
+
+    def __init__(self, max_in: int, out: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out, max_in).normal_(std=0.01, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(out))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Outputs for the leading features `x_BD`."""
+        return F.linear(x_BD, self.weight[:, : x_BD.shape[1]], self.bias)
+
+
+@final
+class ElasticNorm(nn.Module):
+    """A normaliser at any leading width, out of several; each choice keeps its own parameters.
+
+    Args:
+        key: name of this layer in `Statistics`, unique within the network.
+        max_channels: most channels it is used with.
+        choices: options of each choice by name.
+        generator: source of random starting values.
+    """
+
+    def __init__(
+        self, key: str, max_channels: int, choices: Mapping[str, NormSpec], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.key = key
+        self.choices = nn.ModuleDict(
+            {_as_module_name(name): spec.build(max_channels, generator) for name, spec in choices.items()}
+        )
+
+    def forward(self, x_BCHW: Tensor, choice: str, moments_for: MomentsFor) -> Tensor:
+        """Normalise with the norm named `choice`."""
+        norm = self._named(choice)
+        return cast(Tensor, norm(x_BCHW, moments_for(self.key, x_BCHW) if norm.needs_calibration else None))
+
+    def extract(self, channels: int, choice: str, statistics: Mapping[str, Moments] | None) -> nn.Module:
+        """The chosen norm as a plain layer; fresh statistics where none are given."""
+        norm = self._named(choice)
+        return norm.extract(
+            channels, statistics[self.key] if statistics is not None and norm.needs_calibration else None
+        )
+
+    def _named(self, choice: str) -> Norm:
+        return cast(Norm, self.choices[_as_module_name(choice)])
+
+
+def _as_module_name(choice: str) -> str:
+    """A user's own norm is called `package.module:Class`; torch forbids dots in the names of modules."""
+    return choice.replace(".", "_")

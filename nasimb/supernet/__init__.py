@@ -1,0 +1,46 @@
+"""Backbones that a search space may name, and how to build one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nasimb.errors import unknown_name
+from nasimb.space import SearchSpace, Subnet
+from nasimb.supernet.base import Supernet
+from nasimb.supernet.resnet import ResNetSupernet
+
+BACKBONES: dict[str, type[Supernet]] = {
+    "resnet": ResNetSupernet,
+}
+
+
+def build_supernet(
+    space: SearchSpace,
+    in_channels: int,
+    num_classes: int,
+    pixel_mean_C: Tensor,
+    pixel_std_C: Tensor,
+    generator: torch.Generator,
+) -> Supernet:
+    """The super-network of `space.backbone` with fresh weights, on the CPU. Arguments as of `Supernet`.
+
+    Raises:
+        InputError: the space names a backbone or a norm that does not exist.
+    """
+    if space.backbone not in BACKBONES:
+        raise unknown_name("backbone", space.backbone, BACKBONES)
+    return BACKBONES[space.backbone](space, in_channels, num_classes, pixel_mean_C, pixel_std_C, generator)
+
+
+def plain_backbone(
+    space: SearchSpace, subnet: Subnet, in_channels: int, generator: torch.Generator | None = None
+) -> nn.Module:
+    """One subnet as the plain module that `Supernet.extract` gives, but with fresh weights.
+
+    Load an exported state dict into it (the pixel statistics are part of that), or train it by itself.
+    """
+    space.check(subnet)
+    generator = generator or torch.Generator().manual_seed(0)
+    zeros_C, ones_C = torch.zeros(in_channels), torch.ones(in_channels)
+    return build_supernet(space, in_channels, 1, zeros_C, ones_C, generator).extract(subnet, None)

@@ -1,0 +1,104 @@
+"""The contract of a super-network: one set of weights from which every subnet of a space takes its own.
+
+Shapes: B images, C channels, H and W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasimb.errors import InputError
+from nasimb.nn.moments import MomentsFor, Statistics, batch_moments
+from nasimb.space import SearchSpace, Subnet
+
+
+class Supernet(nn.Module, ABC):
+    """Weights of all subnets of `space`. The subnet is an argument of every method, never a state.
+
+    There are no running statistics: `moments_for` says what each layer normalises with.
+
+    Args:
+        space: what subnets there are.
+        in_channels: 1 for grey images, 3 for colour.
+        num_classes: classes of the training classifier.
+        pixel_mean_C, pixel_std_C: of the training images in units of 0..255.
+        generator: source of the starting weights (on the CPU).
+    """
+
+    pixel_mean_C: Tensor
+    pixel_std_C: Tensor
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        in_channels: int,
+        num_classes: int,
+        pixel_mean_C: Tensor,
+        pixel_std_C: Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.space, self.in_channels, self.num_classes = space, in_channels, num_classes
+        self.register_buffer("pixel_mean_C", pixel_mean_C.clone().float())
+        self.register_buffer("pixel_std_C", pixel_std_C.clone().float())
+        self._build(generator)
+
+    @abstractmethod
+    def _build(self, generator: torch.Generator) -> None:
+        """Make the layers; `space`, `in_channels` and `num_classes` are set."""
+
+    @abstractmethod
+    def features(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor = batch_moments) -> Tensor:
+        """Pooled outputs of the last `subnet.taps` stages, concatenated, the last stage last: features_BD.
+
+        Args:
+            images_BCHW: uint8 or float in 0..255, of any size; resized to `subnet.resolution` here.
+            subnet: a subnet of `space` (not checked here: `space.check` does).
+            moments_for: what each layer normalises with; the default uses the batch itself.
+        """
+
+    @abstractmethod
+    def forward(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor = batch_moments) -> Tensor:
+        """Logits of the training classifier, which sees the last stage alone: logits_BK."""
+
+    @abstractmethod
+    def feature_dim(self, subnet: Subnet) -> int:
+        """D of `features`."""
+
+    @abstractmethod
+    def extract(self, subnet: Subnet, statistics: Statistics | None) -> nn.Module:
+        """A plain module from images to features, with copies of the weights in use.
+
+        In eval mode it is bit-equal to `features(images, subnet, given(statistics))`. Without statistics its
+        batch norms have mean 0 and variance 1, to load a state dict into.
+        """
+
+
+def prepare_images(images_BCHW: Tensor, resolution: int, mean_C: Tensor, std_C: Tensor) -> Tensor:
+    """Images in 0..255 as the float input of a network: `resolution` pixels square, standardised.
+
+    Raises:
+        InputError: the images have another number of channels than the network.
+    """
+    if images_BCHW.ndim != 4 or images_BCHW.shape[1] != len(mean_C):
+        raise InputError(
+            f"images must have the shape [B, {len(mean_C)}, H, W]",
+            got=list(images_BCHW.shape),
+            do="Convert them to the channels that this network was trained on.",
+        )
+    images_BCHW = images_BCHW.float()
+    size = images_BCHW.shape[-2:]
+    if size != (resolution, resolution):
+        images_BCHW = F.interpolate(
+            images_BCHW, (resolution, resolution), mode="bilinear", antialias=max(size) > resolution
+        )
+    return (images_BCHW - mean_C[:, None, None]) / std_C[:, None, None]
+
+
+def pooled(maps_BCHW: Tensor) -> Tensor:
+    """Global average of every channel, float32: features_BC."""
+    return maps_BCHW.mean((2, 3), dtype=torch.float32)

@@ -1,0 +1,73 @@
+"""One residual subnet as a plain module: no elastic parts, nothing to choose. It is exported, timed and deployed.
+
+Shapes: B images, C channels, H and W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasimb.supernet.base import pooled, prepare_images
+
+
+@final
+class PlainBlock(nn.Module):
+    """convolution - norm - relu - convolution - norm, plus the shortcut, then relu."""
+
+    def __init__(
+        self, conv1: nn.Module, norm1: nn.Module, conv2: nn.Module, norm2: nn.Module, shortcut: nn.Module
+    ) -> None:
+        super().__init__()
+        self.conv1, self.norm1, self.conv2, self.norm2, self.shortcut = conv1, norm1, conv2, norm2, shortcut
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Same maps as the elastic block."""
+        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)))
+        return F.relu(self.norm2(self.conv2(y_BCHW)) + self.shortcut(x_BCHW))
+
+
+@final
+class PlainResNet(nn.Module):
+    """From images (uint8 or float in 0..255, any size) to features_BD.
+
+    Args:
+        resolution: side that images are resized to, pixels.
+        taps: how many of the last stages are pooled and concatenated.
+        stem: convolution and norm in front of the first stage.
+        stages: the blocks of each stage.
+        pixel_mean_C, pixel_std_C: standardise the pixels.
+    """
+
+    pixel_mean_C: Tensor
+    pixel_std_C: Tensor
+
+    def __init__(
+        self,
+        resolution: int,
+        taps: int,
+        stem: nn.Sequential,
+        stages: Sequence[Sequence[PlainBlock]],
+        pixel_mean_C: Tensor,
+        pixel_std_C: Tensor,
+    ) -> None:
+        super().__init__()
+        self.resolution, self.taps = resolution, taps
+        self.register_buffer("pixel_mean_C", pixel_mean_C.clone())
+        self.register_buffer("pixel_std_C", pixel_std_C.clone())
+        self.stem = stem
+        self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """features_BD, the last stage last."""
+        x_BCHW = F.relu(self.stem(prepare_images(images_BCHW, self.resolution, self.pixel_mean_C, self.pixel_std_C)))
+        features = []
+        for number, stage in enumerate(self.stages):
+            x_BCHW = stage(x_BCHW)
+            if number >= len(self.stages) - self.taps:
+                features.append(pooled(x_BCHW))
+        return torch.cat(features, dim=1)

@@ -1,0 +1,141 @@
+"""The elastic residual network (basic blocks of arXiv 1512.03385), with a searched norm at the end of each block.
+
+Shapes: B images, C channels, H and W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import cast, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm
+from nasimb.nn.moments import MomentsFor, Statistics, batch_moments
+from nasimb.nn.norms import NORMS
+from nasimb.nn.norms.base import NormSpec
+from nasimb.space import Stage, Subnet
+from nasimb.spec import from_table
+from nasimb.supernet.base import Supernet, pooled, prepare_images
+from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
+
+INNER_NORM = "bn"
+"""The norm of the stem and in the middle of every block; the one at the end of a block is searched."""
+
+
+@final
+class ElasticBlock(nn.Module):
+    """convolution - bn - relu - 3x3 convolution - norm, plus the shortcut, then relu.
+
+    The first block of a stage projects its shortcut (1x1 convolution and norm), whatever the widths are, so that
+    one set of weights serves all of them; the others, whose width is that of their input, add it as it is.
+    """
+
+    def __init__(self, key: str, max_in: int, stage: Stage, *, first: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        max_width, stride = stage.widths[-1], stage.stride if first else 1
+        inner = {INNER_NORM: _norm_spec(INNER_NORM)}
+        outer = {name: _norm_spec(name) for name in stage.norms}
+        self.first = first
+        self.conv1 = ElasticConv2d(max_in, max_width, stage.kernel_sizes[-1], stride, generator)
+        self.norm1 = ElasticNorm(f"{key}.norm1", max_width, inner, generator)
+        self.conv2 = ElasticConv2d(max_width, max_width, 3, 1, generator)
+        self.norm2 = ElasticNorm(f"{key}.norm2", max_width, outer, generator)
+        if first:
+            self.shortcut = ElasticConv2d(max_in, max_width, 1, stride, generator)
+            self.shortcut_norm = ElasticNorm(f"{key}.shortcut_norm", max_width, outer, generator)
+
+    def forward(self, x_BCHW: Tensor, width: int, kernel_size: int, norm: str, moments_for: MomentsFor) -> Tensor:
+        """Maps of `width` channels; `kernel_size` is that of the first convolution, `norm` that of the last norm."""
+        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW, width, kernel_size), INNER_NORM, moments_for))
+        y_BCHW = self.norm2(self.conv2(y_BCHW, width, 3), norm, moments_for)
+        if self.first:
+            x_BCHW = self.shortcut_norm(self.shortcut(x_BCHW, width, 1), norm, moments_for)
+        return F.relu(y_BCHW + x_BCHW)
+
+    def extract(
+        self, in_width: int, width: int, kernel_size: int, norm: str, statistics: Statistics | None
+    ) -> PlainBlock:
+        """The same block as a plain module."""
+        shortcut: nn.Module = nn.Identity()
+        if self.first:
+            shortcut = nn.Sequential(
+                self.shortcut.extract(in_width, width, 1), self.shortcut_norm.extract(width, norm, statistics)
+            )
+        return PlainBlock(
+            conv1=self.conv1.extract(in_width, width, kernel_size),
+            norm1=self.norm1.extract(width, INNER_NORM, statistics),
+            conv2=self.conv2.extract(width, width, 3),
+            norm2=self.norm2.extract(width, norm, statistics),
+            shortcut=shortcut,
+        )
+
+
+@final
+class ResNetSupernet(Supernet):
+    """Stem (3x3 convolution, bn, relu), then stages of `ElasticBlock`."""
+
+    def _build(self, generator: torch.Generator) -> None:
+        space = self.space
+        inner: Mapping[str, NormSpec] = {INNER_NORM: _norm_spec(INNER_NORM)}
+        self.stem = ElasticConv2d(self.in_channels, space.stem_width, 3, 1, generator)
+        self.stem_norm = ElasticNorm("stem.norm", space.stem_width, inner, generator)
+        self.stages = nn.ModuleList()
+        in_width = space.stem_width
+        for number, stage in enumerate(space.stages, start=1):
+            blocks = nn.ModuleList()
+            for index in range(1, stage.depths[-1] + 1):
+                key = f"stage{number}.block{index}"
+                blocks.append(ElasticBlock(key, in_width, stage, first=index == 1, generator=generator))
+                in_width = stage.widths[-1]
+            self.stages.append(blocks)
+        self.classifier = ElasticLinear(in_width, self.num_classes, generator)
+
+    def features(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor = batch_moments) -> Tensor:
+        """See `Supernet.features`."""
+        maps = list(self._stage_outputs(images_BCHW, subnet, moments_for))
+        return torch.cat([pooled(maps_BCHW) for maps_BCHW in maps[-subnet.taps :]], dim=1)
+
+    def forward(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor = batch_moments) -> Tensor:
+        """See `Supernet.forward`."""
+        *_, last_BCHW = self._stage_outputs(images_BCHW, subnet, moments_for)
+        return cast(Tensor, self.classifier(pooled(last_BCHW)))
+
+    def feature_dim(self, subnet: Subnet) -> int:
+        """See `Supernet.feature_dim`."""
+        return sum(subnet.widths[-subnet.taps :])
+
+    def extract(self, subnet: Subnet, statistics: Statistics | None) -> PlainResNet:
+        """See `Supernet.extract`."""
+        stem = nn.Sequential(
+            self.stem.extract(self.in_channels, self.space.stem_width, 3),
+            self.stem_norm.extract(self.space.stem_width, INNER_NORM, statistics),
+        )
+        stages, in_width = [], self.space.stem_width
+        for (width, kernel_size, norm), elastic in self._chosen(subnet):
+            blocks = []
+            for block in elastic:
+                blocks.append(block.extract(in_width, width, kernel_size, norm, statistics))
+                in_width = width
+            stages.append(blocks)
+        return PlainResNet(subnet.resolution, subnet.taps, stem, stages, self.pixel_mean_C, self.pixel_std_C).eval()
+
+    def _stage_outputs(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor) -> Iterator[Tensor]:
+        x_BCHW = prepare_images(images_BCHW, subnet.resolution, self.pixel_mean_C, self.pixel_std_C)
+        x_BCHW = F.relu(self.stem_norm(self.stem(x_BCHW, self.space.stem_width, 3), INNER_NORM, moments_for))
+        for (width, kernel_size, norm), blocks in self._chosen(subnet):
+            for block in blocks:
+                x_BCHW = block(x_BCHW, width, kernel_size, norm, moments_for)
+            yield x_BCHW
+
+    def _chosen(self, subnet: Subnet) -> Iterator[tuple[tuple[int, int, str], list[ElasticBlock]]]:
+        """For each stage what the subnet chose (width, kernel size, norm), and the blocks it keeps."""
+        choices = zip(subnet.widths, subnet.kernel_sizes, subnet.norms, strict=True)
+        for choice, blocks, depth in zip(choices, self.stages, subnet.depths, strict=True):
+            yield choice, [cast(ElasticBlock, block) for block in cast(nn.ModuleList, blocks)[:depth]]
+
+
+def _norm_spec(name: str) -> NormSpec:
+    return from_table(NORMS, name, what="norm")
