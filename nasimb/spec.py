@@ -40,8 +40,9 @@ def parse(spec_type: type[S], values: Mapping[str, Any], *, what: str) -> S:
 
 
 def explain(error: ValidationError, spec_type: type[BaseModel], *, what: str) -> InputError:
-    """The first complaint of a pydantic error as a nasimb sentence."""
-    first = error.errors()[0]
+    """The most telling complaint of a pydantic error as a nasimb sentence."""
+    # A misspelt required key is both missing and unknown; the unknown one says what was meant.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"]) or what
     if first["type"] == "extra_forbidden":
         known = _keys_at(spec_type, first["loc"][:-1])

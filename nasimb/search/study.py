@@ -211,4 +211,6 @@ class Study:
 def _storage(journal: Path | None) -> BaseStorage:
     if journal is None:
         return InMemoryStorage()
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
+    # The run folder is held by one process, so a lock older than this was left by a kill.
+    lock = JournalFileOpenLock(str(journal), grace_period=5)
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
