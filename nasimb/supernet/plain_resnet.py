@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.supernet.base import pooled, prepare_images
+from nasimb.supernet.base import channels_last, pooled, prepare_images
 
 
 @final
@@ -27,8 +27,8 @@ class PlainBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Same maps as the elastic block."""
-        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)))
-        return F.relu(self.norm2(self.conv2(y_BCHW)) + self.shortcut(x_BCHW))
+        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)), inplace=True)
+        return F.relu(self.norm2(self.conv2(y_BCHW)).add_(self.shortcut(x_BCHW)), inplace=True)
 
 
 @final
@@ -38,7 +38,7 @@ class PlainResNet(nn.Module):
     Args:
         resolution: side that images are resized to, pixels.
         taps: how many of the last stages are pooled and concatenated.
-        stem: convolution and norm in front of the first stage.
+        stem, stem_norm: convolution and norm in front of the first stage.
         stages: the blocks of each stage.
         pixel_mean_C, pixel_std_C: standardise the pixels.
     """
@@ -50,7 +50,8 @@ class PlainResNet(nn.Module):
         self,
         resolution: int,
         taps: int,
-        stem: nn.Sequential,
+        stem: nn.Module,
+        stem_norm: nn.Module,
         stages: Sequence[Sequence[PlainBlock]],
         pixel_mean_C: Tensor,
         pixel_std_C: Tensor,
@@ -59,12 +60,13 @@ class PlainResNet(nn.Module):
         self.resolution, self.taps = resolution, taps
         self.register_buffer("pixel_mean_C", pixel_mean_C.clone())
         self.register_buffer("pixel_std_C", pixel_std_C.clone())
-        self.stem = stem
+        self.stem, self.stem_norm = stem, stem_norm
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """features_BD, the last stage last."""
-        x_BCHW = F.relu(self.stem(prepare_images(images_BCHW, self.resolution, self.pixel_mean_C, self.pixel_std_C)))
+        x_BCHW = prepare_images(images_BCHW, self.resolution, self.pixel_mean_C, self.pixel_std_C)
+        x_BCHW = F.relu(self.stem_norm(channels_last(self.stem(x_BCHW))), inplace=True)
         features = []
         for number, stage in enumerate(self.stages):
             x_BCHW = stage(x_BCHW)

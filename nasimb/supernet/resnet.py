@@ -18,7 +18,7 @@ from nasimb.nn.norms import NORMS
 from nasimb.nn.norms.base import NormSpec
 from nasimb.space import Stage, Subnet
 from nasimb.spec import from_table
-from nasimb.supernet.base import Supernet, pooled, prepare_images
+from nasimb.supernet.base import Supernet, channels_last, pooled, prepare_images
 from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
 
 INNER_NORM = "bn"
@@ -49,11 +49,11 @@ class ElasticBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, width: int, kernel_size: int, norm: str, moments_for: MomentsFor) -> Tensor:
         """Maps of `width` channels; `kernel_size` is that of the first convolution, `norm` that of the last norm."""
-        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW, width, kernel_size), INNER_NORM, moments_for))
+        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW, width, kernel_size), INNER_NORM, moments_for), inplace=True)
         y_BCHW = self.norm2(self.conv2(y_BCHW, width, 3), norm, moments_for)
         if self.first:
             x_BCHW = self.shortcut_norm(self.shortcut(x_BCHW, width, 1), norm, moments_for)
-        return F.relu(y_BCHW + x_BCHW)
+        return F.relu(y_BCHW.add_(x_BCHW), inplace=True)
 
     def extract(
         self, in_width: int, width: int, kernel_size: int, norm: str, statistics: Statistics | None
@@ -109,10 +109,6 @@ class ResNetSupernet(Supernet):
 
     def extract(self, subnet: Subnet, statistics: Statistics | None) -> PlainResNet:
         """See `Supernet.extract`."""
-        stem = nn.Sequential(
-            self.stem.extract(self.in_channels, self.space.stem_width, 3),
-            self.stem_norm.extract(self.space.stem_width, INNER_NORM, statistics),
-        )
         stages, in_width = [], self.space.stem_width
         for (width, kernel_size, norm), elastic in self._chosen(subnet):
             blocks = []
@@ -120,11 +116,20 @@ class ResNetSupernet(Supernet):
                 blocks.append(block.extract(in_width, width, kernel_size, norm, statistics))
                 in_width = width
             stages.append(blocks)
-        return PlainResNet(subnet.resolution, subnet.taps, stem, stages, self.pixel_mean_C, self.pixel_std_C).eval()
+        return PlainResNet(
+            resolution=subnet.resolution,
+            taps=subnet.taps,
+            stem=self.stem.extract(self.in_channels, self.space.stem_width, 3),
+            stem_norm=self.stem_norm.extract(self.space.stem_width, INNER_NORM, statistics),
+            stages=stages,
+            pixel_mean_C=self.pixel_mean_C,
+            pixel_std_C=self.pixel_std_C,
+        ).eval()
 
     def _stage_outputs(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor) -> Iterator[Tensor]:
         x_BCHW = prepare_images(images_BCHW, subnet.resolution, self.pixel_mean_C, self.pixel_std_C)
-        x_BCHW = F.relu(self.stem_norm(self.stem(x_BCHW, self.space.stem_width, 3), INNER_NORM, moments_for))
+        x_BCHW = channels_last(self.stem(x_BCHW, self.space.stem_width, 3))
+        x_BCHW = F.relu(self.stem_norm(x_BCHW, INNER_NORM, moments_for), inplace=True)
         for (width, kernel_size, norm), blocks in self._chosen(subnet):
             for block in blocks:
                 x_BCHW = block(x_BCHW, width, kernel_size, norm, moments_for)
