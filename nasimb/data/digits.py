@@ -1,0 +1,87 @@
+"""The embedded data: scikit-learn's handwritten digits (1,797 images of 8x8, Alpaydin and Kaynak 1998).
+
+Three disjoint parts, drawn once and for all: a balanced source part, a pool for the long-tailed target, and a
+balanced test part. The originals are in order of writer, so each class is shuffled before it is divided.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.datasets import load_digits
+
+from nasimb.data.base import DatasetSpec, LoadRequest, Parts, make_parts
+from nasimb.data.resize import convert_channels, resize
+from nasimb.data.store import TensorStore
+from nasimb.errors import InputError
+
+BRIGHTEST = 16  # the originals count inked pixels in cells of 4x4
+SMALLEST_CLASS = 174  # images of the digit 8, the rarest
+
+
+class DigitsSpec(DatasetSpec):
+    """Handwritten digits, grey.
+
+    Attributes:
+        digits: which classes; `digits:0-4` on the command line.
+        source_per_class: images for a super-network, per class.
+        target_per_class: images a long tail is made from, per class.
+        test_per_class: images of the test split, per class.
+        parts_seed: which images fall into which part.
+    """
+
+    name: Literal["digits"] = "digits"
+    flip: bool = False
+    digits: Annotated[tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2)] = tuple(range(10))
+    source_per_class: Annotated[int, Field(ge=0)] = 74
+    target_per_class: Annotated[int, Field(ge=1)] = 60
+    test_per_class: Annotated[int, Field(ge=1)] = 40
+    parts_seed: Annotated[int, Field(ge=0)] = 0
+
+    default_imbalance_factor: ClassVar[float | None] = 20.0
+
+    def read(self, request: LoadRequest) -> Parts:
+        """All three parts over one store of the 1,797 images (fewer with fewer classes)."""
+        found = load_digits()
+        originals_NSS, digits_N = found.images, found.target.astype(np.int64)
+        used = np.isin(digits_N, self.digits)
+        pixels = torch.from_numpy(originals_NSS[used] * (255 / BRIGHTEST))[:, None]
+        images_NCHW = convert_channels(resize(pixels.float(), request.size), request.channels or 1)
+        classes = sorted(set(self.digits))
+        labels_N = np.searchsorted(classes, digits_N[used])
+        return make_parts(
+            TensorStore(images_NCHW.to(request.device), [("digits", len(images_NCHW))]),
+            self._splits(labels_N, len(classes)),
+            labels_N.tolist(),
+            tuple(map(str, classes)),
+        )
+
+    def _splits(self, labels_N: np.ndarray, num_classes: int) -> list[str]:
+        """The part of every image; what is left over belongs to none."""
+        sizes = {"test": self.test_per_class, "source": self.source_per_class, "train": self.target_per_class}
+        splits = np.full(len(labels_N), "", dtype="<U6")
+        for k in range(num_classes):
+            shuffled = np.random.default_rng([self.parts_seed, k]).permutation(np.flatnonzero(labels_N == k))
+            start = 0
+            for split, size in sizes.items():
+                splits[shuffled[start : start + size]] = split
+                start += size
+        return [str(split) for split in splits]
+
+
+def parse_digits(text: str) -> tuple[int, ...]:
+    """`0-4` or `1,3,5-7` as digits in ascending order.
+
+    Raises:
+        InputError: anything else.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal()):
+            raise InputError("the digits must be a list or a range", got=repr(text), do="Write digits:0-4, say.")
+        found.update(range(int(low), int(high or low) + 1))
+    return tuple(sorted(found))
