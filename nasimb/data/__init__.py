@@ -8,13 +8,20 @@ from typing import Any
 
 from nasimb.data.arrays import ArraysSpec
 from nasimb.data.base import DatasetSpec
+from nasimb.data.cifar import Cifar10Spec, Cifar100Spec
 from nasimb.data.digits import DigitsSpec, parse_digits
+from nasimb.data.file_list import ListSpec
+from nasimb.data.folder import FolderSpec
 from nasimb.errors import InputError, unknown_name
 from nasimb.spec import from_table
 
 DATASETS: dict[str, type[DatasetSpec]] = {
     "arrays": ArraysSpec,
+    "cifar10": Cifar10Spec,
+    "cifar100": Cifar100Spec,
     "digits": DigitsSpec,
+    "folder": FolderSpec,
+    "list": ListSpec,
 }
 
 

@@ -6,7 +6,9 @@ Keys: `train_images` uint8 [N, H, W] or [N, H, W, 3], `train_labels` integers; o
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,8 @@ from nasimb.data.store import TensorStore
 from nasimb.errors import DataError
 
 ARRAY_SPLITS = ("train", "val", "test")
+# What reading a broken zip archive raises, by way of its decompressors.
+DAMAGE = (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 LAYOUT = "Write train_images (uint8, [N, H, W] or [N, H, W, 3]) and train_labels with numpy.savez."
 
 
@@ -62,22 +66,21 @@ def parts_from_arrays(arrays: Mapping[str, np.ndarray], origin: str, request: Lo
 def _open(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError("the array file must exist", got=str(path), do="Check the path.")
+    if not zipfile.is_zipfile(path):
+        raise DataError("the array file must be an .npz", got=f"another format in {path}", do=LAYOUT)
+    wanted = {"class_names"} | {f"{split}_{what}" for split in ARRAY_SPLITS for what in ("images", "labels")}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("the array file must be an .npz", got=f"one bare array in {path}", do=LAYOUT)
-            wanted = {"class_names"} | {f"{split}_{what}" for split in ARRAY_SPLITS for what in ("images", "labels")}
-            if "train_images" not in archive.files:
-                got = f"{path} with the keys {', '.join(sorted(archive.files)) or '(none)'}"
-                raise DataError("the array file must have the key train_images", got=got, do=LAYOUT)
-            return {key: archive[key] for key in archive.files if key in wanted}
-    except DataError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = "pickled objects" if "allow_pickle" in str(error) else " ".join(str(error).split())
-        raise DataError(
-            "the array file must be an .npz of plain arrays", got=f"{path} ({reason})", do="Save it without pickles."
-        ) from None
+            keys = archive.files
+            arrays = {key: archive[key] for key in keys if key in wanted}
+    except DAMAGE as error:
+        pickled = "pickled objects" if "allow_pickle" in str(error) else "a damaged archive"
+        do = "Save it anew with numpy.savez, without object arrays."
+        raise DataError("the array file must be an .npz of plain arrays", got=f"{pickled} in {path}", do=do) from None
+    if "train_images" not in arrays:
+        got = f"{path} with the keys {', '.join(sorted(keys)) or '(none)'}"
+        raise DataError("the array file must have the key train_images", got=got, do=LAYOUT)
+    return arrays
 
 
 def _images(arrays: Mapping[str, np.ndarray], split: str, num_labels: int, origin: str) -> torch.Tensor:

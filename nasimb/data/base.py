@@ -161,13 +161,15 @@ class Parts:
         classes, train = self.train.classes, self.train.class_counts_K
         held = {name: part.class_counts_K for name in ("test", "val") if (part := getattr(self, name)) is not None}
         found = []
-        if int((train > 0).sum()) == 1:
-            only = classes[int(train.argmax())]
-            found.append(_class_error("there must be at least two classes", [only], do="Add images of another class."))
+        if len(classes) < 2:
+            do = "Add images of another class; a folder per class, and a label per image, must tell them apart."
+            found.append(_class_error("there must be at least two classes", [*classes], do=do, found="only"))
         elsewhere = sum(held.values(), torch.zeros_like(train))
         if empty := _named(classes, (train == 0) & (elsewhere == 0)):
             found.append(
-                _class_error("every class must have an image", empty, do="Add images, or remove the class.", no="none")
+                _class_error(
+                    "every class must have an image", empty, do="Add images, or remove the class.", found="none in"
+                )
             )
         for split, counts in held.items():
             if extra := _named(classes, (train == 0) & (counts > 0)):
@@ -276,6 +278,6 @@ def _named(classes: tuple[str, ...], mask_K: Tensor) -> list[str]:
     return [classes[k] for k in mask_K.nonzero().flatten().tolist()]
 
 
-def _class_error(must_hold: str, classes: list[str], *, do: str, no: str = "") -> DataError:
+def _class_error(must_hold: str, classes: list[str], *, do: str, found: str = "") -> DataError:
     quoted = first_of([repr(name) for name in classes])
-    return DataError(must_hold, got=f"{no} in class {quoted}" if no else f"class {quoted}", do=do)
+    return DataError(must_hold, got=f"{found} class {quoted}".lstrip(), do=do)

@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
     )
 )
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-GREY = ("1", "L", "LA", "La", *SIXTEEN_BIT)
+GREY = ("1", "L", "LA", *SIXTEEN_BIT)
 
 
 class UnreadableImage(Exception):
@@ -69,7 +69,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("32-bit float pixels; save it with 8 or 16 bits")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return image

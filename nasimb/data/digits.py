@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from sklearn.datasets import load_digits
 
 from nasimb.data.base import DatasetSpec, LoadRequest, Parts, make_parts
@@ -43,28 +43,33 @@ class DigitsSpec(DatasetSpec):
 
     default_imbalance_factor: ClassVar[float | None] = 20.0
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> DigitsSpec:
+        wanted = self.source_per_class + self.target_per_class + self.test_per_class
+        if wanted > SMALLEST_CLASS:
+            raise ValueError(f"the three parts must take at most {SMALLEST_CLASS} images a class, not {wanted}")
+        return self
+
     def read(self, request: LoadRequest) -> Parts:
-        """All three parts over one store of the 1,797 images (fewer with fewer classes)."""
+        """All three parts over one store of all 1,797 images."""
         found = load_digits()
         originals_NSS, digits_N = found.images, found.target.astype(np.int64)
-        used = np.isin(digits_N, self.digits)
-        pixels = torch.from_numpy(originals_NSS[used] * (255 / BRIGHTEST))[:, None]
+        pixels = torch.from_numpy(originals_NSS * (255 / BRIGHTEST))[:, None]
         images_NCHW = convert_channels(resize(pixels.float(), request.size), request.channels or 1)
         classes = sorted(set(self.digits))
-        labels_N = np.searchsorted(classes, digits_N[used])
         return make_parts(
             TensorStore(images_NCHW.to(request.device), [("digits", len(images_NCHW))]),
-            self._splits(labels_N, len(classes)),
-            labels_N.tolist(),
+            self._splits(digits_N),
+            np.searchsorted(classes, digits_N).tolist(),
             tuple(map(str, classes)),
         )
 
-    def _splits(self, labels_N: np.ndarray, num_classes: int) -> list[str]:
+    def _splits(self, digits_N: np.ndarray) -> list[str]:
         """The part of every image; what is left over belongs to none."""
         sizes = {"test": self.test_per_class, "source": self.source_per_class, "train": self.target_per_class}
-        splits = np.full(len(labels_N), "", dtype="<U6")
-        for k in range(num_classes):
-            shuffled = np.random.default_rng([self.parts_seed, k]).permutation(np.flatnonzero(labels_N == k))
+        splits = np.full(len(digits_N), "", dtype="<U6")
+        for digit in self.digits:
+            shuffled = np.random.default_rng([self.parts_seed, digit]).permutation(np.flatnonzero(digits_N == digit))
             start = 0
             for split, size in sizes.items():
                 splits[shuffled[start : start + size]] = split

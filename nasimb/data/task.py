@@ -113,9 +113,7 @@ def _test_split(parts: Parts, fraction: float, seed: int, notes: list[str]) -> t
     notes.append(f"The data have no test split: {held_out} were held out as one.")
     if copies:
         notes.append(f"{copies} copies of test images were left out of training.")
-    absent = [test.classes[k] for k in (test.class_counts_K == 0).nonzero().flatten().tolist()]
-    if absent:
-        notes.append(f"The test split has no image of class {first_of([repr(name) for name in absent])}.")
+    notes += _absent(test, "test")
     return pool, test
 
 
@@ -146,6 +144,7 @@ def _on_target(
         f"The super-network is trained on the target itself ({len(source)} images); "
         f"{len(validation)} are kept from it and rank the candidates."
     )
+    notes += _absent(validation, "validation")
     return _checked(Task(source, True, target, test, validation, flip, tuple(notes)))
 
 
@@ -170,6 +169,11 @@ def _checked(task: Task) -> Task:
 def _single_images(target: ImageSet) -> list[str]:
     single = [repr(target.classes[k]) for k in (target.class_counts_K == 1).nonzero().flatten().tolist()]
     return [f"Fewer than two training images: class {first_of(single)}."] if single else []
+
+
+def _absent(image_set: ImageSet, split: str) -> list[str]:
+    absent = [repr(image_set.classes[k]) for k in (image_set.class_counts_K == 0).nonzero().flatten().tolist()]
+    return [f"The {split} split has no image of class {first_of(absent)}."] if absent else []
 
 
 def _skipped(parts: Parts | None, what: str) -> list[str]:
