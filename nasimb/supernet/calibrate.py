@@ -5,12 +5,26 @@ Shapes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from nasimb.data.base import ImageSet
+from nasimb.errors import unknown_name
 from nasimb.nn.moments import Moments, Statistics, recording
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
+from nasimb.supernet.sampling import Sampling, class_shares, draw, generator_for
+
+Side = Literal["source", "target"]
+
+CALIBRATIONS: dict[str, tuple[Side, Sampling]] = {
+    "source": ("source", "balanced"),
+    "target-natural": ("target", "natural"),
+    "target-balanced": ("target", "balanced"),
+}
+"""Policies by name: which images, and in which class shares."""
 
 
 @torch.no_grad()
@@ -24,3 +38,23 @@ def calibrate(supernet: Supernet, subnet: Subnet, images_BCHW: Tensor) -> Statis
     statistics: dict[str, Moments] = {}
     supernet.features(images_BCHW, subnet, recording(statistics))
     return statistics
+
+
+def calibration_images(
+    policy: str, source: ImageSet, target: ImageSet, *, seed: int, device: torch.device, limit: int = 1024
+) -> Tensor:
+    """The images that a policy calibrates on: uint8 [B, C, S, S] on `device`, B at most `limit`.
+
+    The same for every subnet. Balanced policies show every class equally often; a class of fewer images than its
+    share repeats them.
+
+    Raises:
+        InputError: no such policy.
+    """
+    if policy not in CALIBRATIONS:
+        raise unknown_name("calibration", policy, CALIBRATIONS)
+    side, sampling = CALIBRATIONS[policy]
+    images = source if side == "source" else target
+    shares_K = class_shares(images.class_counts_K, sampling)
+    positions_B = draw(images.labels_N, shares_K, min(limit, len(images)), generator_for(seed, 3))
+    return images.store.read(images.indices_N[positions_B], device)

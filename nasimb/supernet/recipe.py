@@ -1,0 +1,51 @@
+"""How a super-network is trained: options and the learning rate schedule, no torch."""
+
+from __future__ import annotations
+
+from math import cos, pi
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from nasimb.spec import Spec
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Recipe(Spec):
+    """Options of `Training`.
+
+    Attributes:
+        learning_rate: its peak, for the mean of the losses of a step's subnets.
+        momentum: of SGD with Nesterov's look-ahead.
+        weight_decay: of convolutions and the classifier; norm parameters and biases have none.
+        batch_size: images a step.
+        warmup: share of the schedule over which the learning rate rises in a straight line; cosine to 0 follows.
+        label_smoothing: of the largest subnet's loss. The others learn from its soft labels alone.
+        clip_norm: longest gradient over all parameters.
+        random_subnets: trained in every step beside the largest and the smallest.
+        ema_decay: of the moving average of the weights that `finished` returns; 0 returns the last weights.
+        sampling: how often images of each class come: natural, balanced (every class the same) or sqrt (between).
+        precision: auto measures a few steps of both and takes bfloat16 only where that is clearly faster.
+        shift: furthest random shift of an image, as a share of its side.
+    """
+
+    learning_rate: PositiveFloat = 0.1
+    momentum: Share = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    batch_size: PositiveInt = 64
+    warmup: Share = 0.05
+    label_smoothing: Share = 0.1
+    clip_norm: PositiveFloat = 2.0
+    random_subnets: NonNegativeInt = 2
+    ema_decay: Share = 0.0
+    sampling: Literal["natural", "balanced", "sqrt"] = "balanced"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    shift: Share = 0.125
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Learning rate at a share of the schedule in [0, 1]; never 0 during warm-up, 0 at the end."""
+        if progress < self.warmup:
+            return self.learning_rate * max(progress / self.warmup, 0.01)
+        done = min((progress - self.warmup) / (1 - self.warmup), 1.0)
+        return self.learning_rate * (1 + cos(pi * done)) / 2

@@ -1,0 +1,76 @@
+"""Which images come next: class shares, orders in which classes stay mixed, and randomness that is a function.
+
+Nothing here has a state. What step n sees follows from (seed, n), so that a resumed training goes on bit for bit.
+Shapes: N images, B of a batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Sampling = Literal["natural", "balanced", "sqrt"]
+
+
+def generator_for(*key: int) -> torch.Generator:
+    """A generator on the CPU that depends on all numbers of `key`, and whose neighbours are independent of it."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
+
+
+def class_shares(class_counts_K: Tensor, sampling: Sampling) -> Tensor:
+    """Share of each class in what is drawn, float64, sums to 1; a class without images gets none.
+
+    natural: in proportion to its images. balanced: the same for all. sqrt: in proportion to the root of its images
+    (Kang et al. 2020, arXiv 1910.09217, eq. 1 with q = 1, 0 and 1/2).
+    """
+    power = {"natural": 1.0, "balanced": 0.0, "sqrt": 0.5}[sampling]
+    weights_K = torch.where(class_counts_K > 0, class_counts_K.double() ** power, 0.0)
+    return weights_K / weights_K.sum()
+
+
+def draw(labels_N: Tensor, shares_K: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """Positions of `length` images, classes in the given shares, in an order that keeps them evenly mixed.
+
+    Every class uses all its images before one comes again. Any stretch of the order holds each class within about
+    one image of its share: the j-th of n images of a class lies at a random place in the j-th n-th of the order.
+    """
+    positions, places = [], []
+    for k, quota in enumerate(_quotas(shares_K, length)):
+        members = (labels_N == k).nonzero().flatten()
+        rounds = -(-quota // max(len(members), 1))
+        shuffled = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
+        if quota:
+            positions.append(torch.cat(shuffled)[:quota])
+            places.append((torch.arange(quota) + torch.rand(quota, generator=generator)) / quota)
+    return torch.cat(positions)[torch.cat(places).argsort(stable=True)]
+
+
+def batches_from(first_step: int, labels_N: Tensor, sampling: Sampling, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """positions_B of every step from `first_step` on, without end; epochs of N images follow each other seamlessly."""
+    shares_K = class_shares(torch.bincount(labels_N), sampling)
+    epoch_images = len(labels_N)
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> Tensor:
+        return draw(labels_N, shares_K, epoch_images, generator_for(seed, 0, epoch))
+
+    step = first_step
+    while True:
+        wanted = torch.arange(step * batch_size, (step + 1) * batch_size)
+        epochs, places = wanted // epoch_images, wanted % epoch_images
+        yield torch.cat([order(epoch)[places[epochs == epoch]] for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)])
+        step += 1
+
+
+def _quotas(shares_K: Tensor, length: int) -> list[int]:
+    """Whole numbers next to `shares_K * length` that sum to `length` (largest remainders get the odd ones)."""
+    exact_K = shares_K * length
+    quotas_K = exact_K.floor()
+    missing = length - int(quotas_K.sum())
+    quotas_K[(exact_K - quotas_K).argsort(descending=True, stable=True)[:missing]] += 1
+    return [int(quota) for quota in quotas_K]

@@ -1,0 +1,206 @@
+"""Training a super-network: the sandwich rule with in-place distillation, one step at a time.
+
+Each step trains the largest and the smallest subnet and a few random ones on the same images (sandwich rule, Yu and
+Huang 2019, arXiv 1903.05134). The largest learns from the labels; the others from its soft predictions (in-place
+distillation, ibid.; resolution and norms are part of a subnet, as in BigNAS, arXiv 2003.11142). The gradient is the
+mean over the subnets; each is backpropagated by itself, so that memory is that of the largest alone.
+
+Weight decay and momentum act on whole tensors, hence on slices that few subnets use too; the largest subnet uses
+all but the norms that are not its own. Those are left alone in steps that do not use them.
+Shapes: B images, C channels, H and W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nasimb.data.augment import augment
+from nasimb.data.base import ImageSet
+from nasimb.errors import ResumeError, WorkError
+from nasimb.space import Subnet
+from nasimb.supernet.base import Supernet
+from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
+from nasimb.supernet.precision import faster_precision
+from nasimb.supernet.recipe import Recipe as Recipe
+from nasimb.supernet.sampling import batches_from, generator_for
+
+STATE_FILE = "training.safetensors"
+STEPS_BETWEEN_CHECKS = 50
+
+
+class Training:
+    """A super-network in training. Call `step` until the budget ends, then `finished`.
+
+    Every random choice follows from (seed, number of the step): after `save` and `resume` training continues bit
+    for bit as if it had not stopped (on a CPU; GPU kernels add in varying order).
+
+    Args:
+        supernet: trained in place, moved to `device`.
+        source: training images.
+        recipe: options.
+        seed: of the order of images, their augmentation and the random subnets.
+        device: where to train.
+        flip: whether a mirrored image keeps its label.
+
+    Attributes:
+        steps_done: since the very first start.
+        precision: float32 or bfloat16; None until the first step has decided what `auto` means here.
+    """
+
+    def __init__(
+        self, supernet: Supernet, source: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, flip: bool
+    ) -> None:
+        self.supernet = supernet.to(device).train().requires_grad_(True)
+        self.source, self.recipe, self.seed, self.device, self.flip = source, recipe, seed, device, flip
+        self.steps_done = 0
+        self.precision: Literal["float32", "bfloat16"] | None = None
+        if recipe.precision != "auto":
+            self.precision = recipe.precision
+        self._parameters = dict(supernet.named_parameters())
+        self._optimiser = _sgd(self._parameters, recipe)
+        self._average: dict[str, Tensor] | None = None
+        if recipe.ema_decay:
+            self._average = {name: tensor.detach().clone() for name, tensor in self._parameters.items()}
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def step(self, progress: float) -> Tensor:
+        """One sandwich step.
+
+        Args:
+            progress: share of the schedule that is over, in [0, 1]; time-driven training passes elapsed / allowed.
+
+        Returns:
+            The largest subnet's loss, a 0-d tensor on the device (no wait for the device is needed to go on).
+
+        Raises:
+            WorkError: the loss is no longer finite (looked at every 50 steps).
+        """
+        if self.precision is None:
+            self.precision = faster_precision(self.supernet, self.recipe.batch_size, self.device)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate_at(progress)
+        images_BCHW, labels_B = self._next_batch()
+        loss = self._backward(images_BCHW, labels_B)
+        if self.steps_done % STEPS_BETWEEN_CHECKS == 0 and not bool(torch.isfinite(loss)):
+            raise WorkError(
+                "the training loss must stay finite",
+                got=f"{float(loss)} at step {self.steps_done}",
+                do="Lower learning_rate.",
+            )
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.clip_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        self._update_average()
+        return loss
+
+    def finished(self) -> Supernet:
+        """A frozen copy in eval mode, with the averaged weights where the recipe asks for them."""
+        finished = copy.deepcopy(self.supernet)
+        if self._average is not None:
+            finished.load_state_dict(self._average, strict=False)
+        return finished.eval().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `resume` needs into one file of `folder`, which is replaced atomically."""
+        tensors = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            if parameter in self._optimiser.state:
+                tensors[f"momentum.{name}"] = self._optimiser.state[parameter]["momentum_buffer"]
+        for name, tensor in (self._average or {}).items():
+            tensors[f"average.{name}"] = tensor
+        state = {"steps_done": self.steps_done, "precision": self.precision, **self._identity()}
+        write_tensors(folder / STATE_FILE, tensors, {"training": json.dumps(state)})
+
+    def resume(self, folder: Path) -> None:
+        """Continue what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged, or something else.
+            ResumeError: it belongs to another space, recipe or seed.
+        """
+        tensors, metadata = read_tensors(folder / STATE_FILE)
+        state = json.loads(metadata.get("training", "{}"))
+        for what, value in self._identity().items():
+            if state.get(what) != value:
+                raise ResumeError(
+                    f"a training can only be continued with the {what} it was started with",
+                    got=f"{value}, but {folder / STATE_FILE} has {state.get(what)}",
+                    do="Use the old one, or another folder.",
+                )
+        load_weights(self.supernet, _under("supernet.", tensors), folder / STATE_FILE)
+        self._optimiser.state.clear()
+        for name, tensor in _under("momentum.", tensors).items():
+            parameter = self._parameters[name]
+            self._optimiser.state[parameter]["momentum_buffer"] = tensor.to(parameter.device)
+        if self._average is not None:
+            self._average = {name: tensor.to(self.device) for name, tensor in _under("average.", tensors).items()}
+        self.steps_done, self.precision, self._batches = state["steps_done"], state["precision"], None
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "space": self.supernet.space.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels of this step, on the device."""
+        labels_N, recipe = self.source.labels_N, self.recipe
+        if self._batches is None:
+            positions = batches_from(self.steps_done, labels_N, recipe.sampling, recipe.batch_size, self.seed)
+            self._batches = self.source.stream(positions, self.device)
+        images_BCHW, positions_B = next(self._batches)
+        pad = round(recipe.shift * self.source.size)
+        images_BCHW = augment(images_BCHW, generator_for(self.seed, 1, self.steps_done), self.flip, pad)
+        return images_BCHW, labels_N[positions_B].to(self.device, non_blocking=True)
+
+    def _backward(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """Gradients of all subnets of this step; returns the largest's loss."""
+        space = self.supernet.space
+        rng = np.random.default_rng([self.seed, 2, self.steps_done])
+        students = [space.smallest(), *(space.sample(rng) for _ in range(self.recipe.random_subnets))]
+        share = 1 / (1 + len(students))
+        logits_BK = self._logits(images_BCHW, space.largest())
+        loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.recipe.label_smoothing)
+        torch.autograd.backward(loss * share)
+        soft_labels_BK = logits_BK.detach().softmax(1)
+        for subnet in students:
+            torch.autograd.backward(F.cross_entropy(self._logits(images_BCHW, subnet), soft_labels_BK) * share)
+        return loss.detach()
+
+    def _logits(self, images_BCHW: Tensor, subnet: Subnet) -> Tensor:
+        """logits_BK, float32 whatever the precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return cast(Tensor, self.supernet(images_BCHW, subnet)).float()
+
+    def _update_average(self) -> None:
+        if self._average is None:
+            return
+        # A short memory at first, or the average would remember the starting weights.
+        decay = min(self.recipe.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
+        current = [parameter.detach() for parameter in self._parameters.values()]
+        torch._foreach_lerp_(list(self._average.values()), current, 1 - decay)
+
+
+def _sgd(parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
+    """Nesterov SGD; vectors and scalars (norm parameters, biases) are not decayed."""
+    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    free = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
