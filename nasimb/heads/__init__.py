@@ -1,0 +1,15 @@
+"""Heads over frozen features: closed-form ones by name, and the iterative one for any loss."""
+
+from __future__ import annotations
+
+from nasimb.heads.base import ClosedFormSpec, LeaveOneOut
+from nasimb.heads.gda import GdaSpec
+from nasimb.heads.head import CosineHead, Head
+from nasimb.heads.ridge import RidgeSpec
+
+__all__ = ["HEADS", "ClosedFormSpec", "CosineHead", "Head", "LeaveOneOut"]
+
+HEADS: dict[str, type[ClosedFormSpec]] = {
+    "ridge": RidgeSpec,
+    "gda": GdaSpec,
+}

@@ -1,0 +1,35 @@
+"""Losses a head may be fitted with, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nasimb.losses.balanced_softmax import BalancedSoftmaxSpec
+from nasimb.losses.base import Loss, LossSpec
+from nasimb.losses.class_balanced import ClassBalancedSpec
+from nasimb.losses.cross_entropy import CrossEntropySpec
+from nasimb.losses.deferred import DeferredSpec
+from nasimb.losses.focal import FocalSpec
+from nasimb.losses.inverse_frequency import InverseFrequencySpec
+from nasimb.losses.ldam import LdamSpec
+from nasimb.losses.logit_adjusted import LogitAdjustedSpec
+from nasimb.spec import from_table
+
+__all__ = ["LOSSES", "Loss", "LossSpec", "parse_loss"]
+
+LOSSES: dict[str, type[LossSpec]] = {
+    "cross_entropy": CrossEntropySpec,
+    "inverse_frequency": InverseFrequencySpec,
+    "class_balanced": ClassBalancedSpec,
+    "balanced_softmax": BalancedSoftmaxSpec,
+    "logit_adjusted": LogitAdjustedSpec,
+    "ldam": LdamSpec,
+    "focal": FocalSpec,
+    "deferred": DeferredSpec,
+}
+
+
+def parse_loss(value: str | Mapping[str, Any]) -> LossSpec:
+    """The loss that a configuration value names: `"focal"` or `{name: focal, gamma: 2}`."""
+    return from_table(LOSSES, value, what="the loss")
