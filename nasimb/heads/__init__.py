@@ -5,9 +5,10 @@ from __future__ import annotations
 from nasimb.heads.base import ClosedFormSpec, LeaveOneOut
 from nasimb.heads.gda import GdaSpec
 from nasimb.heads.head import CosineHead, Head
+from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.ridge import RidgeSpec
 
-__all__ = ["HEADS", "ClosedFormSpec", "CosineHead", "Head", "LeaveOneOut"]
+__all__ = ["HEADS", "ClosedFormSpec", "CosineHead", "Head", "LeaveOneOut", "LogisticSpec"]
 
 HEADS: dict[str, type[ClosedFormSpec]] = {
     "ridge": RidgeSpec,

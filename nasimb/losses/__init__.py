@@ -16,7 +16,7 @@ from nasimb.losses.ldam import LdamSpec
 from nasimb.losses.logit_adjusted import LogitAdjustedSpec
 from nasimb.spec import from_table
 
-__all__ = ["LOSSES", "Loss", "LossSpec", "parse_loss"]
+__all__ = ["LOSSES", "BalancedSoftmaxSpec", "Loss", "LossSpec", "parse_loss"]
 
 LOSSES: dict[str, type[LossSpec]] = {
     "cross_entropy": CrossEntropySpec,

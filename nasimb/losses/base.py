@@ -38,9 +38,14 @@ class LossSpec(Spec, ABC):
     name: str
 
     @property
+    def cosine_scale(self) -> float | None:
+        """Of a loss that expects cosines for logits: what it multiplies them by itself. None: any logits."""
+        return None
+
+    @property
     def cosine(self) -> bool:
-        """Whether the loss expects cosines (between -1 and 1) for logits; it then scales them itself by `scale`."""
-        return False
+        """Whether the loss expects cosines (between -1 and 1) for logits."""
+        return self.cosine_scale is not None
 
     @property
     def balances(self) -> bool:

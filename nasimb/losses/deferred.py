@@ -56,9 +56,9 @@ class DeferredSpec(LossSpec):
         raise ValueError(f"the deferred loss must be one of {', '.join(DEFERRABLE)}")
 
     @property
-    def cosine(self) -> bool:
+    def cosine_scale(self) -> float | None:
         """As the base."""
-        return self.base.cosine
+        return self.base.cosine_scale
 
     def build(self, class_counts_K: Tensor) -> Loss:
         """The loss of the last part; `phases` has both."""

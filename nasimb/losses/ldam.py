@@ -29,9 +29,9 @@ class LdamSpec(LossSpec):
     beta: float = Field(default=0.9999, ge=0.0, lt=1.0)
 
     @property
-    def cosine(self) -> bool:
-        """Yes: margins mean nothing on logits of any length."""
-        return True
+    def cosine_scale(self) -> float:
+        """s: margins mean nothing on logits of any length."""
+        return self.scale
 
     def margins(self, class_counts_K: Tensor) -> Tensor:
         """m_k, in cosine."""
