@@ -85,8 +85,9 @@ def parse_digits(text: str) -> tuple[int, ...]:
     """
     found: set[int] = set()
     for part in text.split(","):
-        low, _, high = part.partition("-")
-        if not (low.isdecimal() and (high or low).isdecimal()):
+        low, dash, high = part.partition("-")
+        high = high if dash else low
+        if not (low.isdecimal() and high.isdecimal()):
             raise InputError("the digits must be a list or a range", got=repr(text), do="Write digits:0-4, say.")
-        found.update(range(int(low), int(high or low) + 1))
+        found.update(range(int(low), int(high) + 1))
     return tuple(sorted(found))

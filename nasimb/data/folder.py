@@ -24,7 +24,7 @@ class FolderSpec(DatasetSpec):
     path: Path
 
     def read(self, request: LoadRequest) -> Parts:
-        """All splits over one store, files in order of split, class and path."""
+        """All splits over one store, files in order of their paths."""
         if not self.path.is_dir():
             got = f"the file {self.path}" if self.path.is_file() else str(self.path)
             raise DataError("the data folder must exist", got=got, do="Check the path.")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasimb.data.augment import augment
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(num_images: int = 64, channels: int = 3, height: int = 7, width: int = 5) -> torch.Tensor:
+    return torch.randint(0, 256, (num_images, channels, height, width), dtype=torch.uint8, generator=seeded(1))
+
+
+@given(pad=st.integers(0, 3), flip=st.booleans(), seed=st.integers(0, 20))
+@settings(max_examples=25, deadline=None)
+def test_every_image_is_one_crop_of_its_padded_self(pad, flip, seed):
+    before = images(8)
+    after = augment(before, seeded(seed), flip, pad)
+    assert after.dtype == torch.uint8
+    padded = F.pad(before.float(), (pad,) * 4, mode="replicate").to(torch.uint8)
+    for image, found in zip(padded, after, strict=True):
+        crops = [image[:, y : y + 7, x : x + 5] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
+        crops += [crop.flip(2) for crop in crops] if flip else []
+        assert any(torch.equal(crop, found) for crop in crops)
+
+
+def test_nothing_asked_for_changes_nothing():
+    assert torch.equal(augment(images(), seeded(), False, 0), images())
+
+
+def test_about_half_are_mirrored_and_every_shift_occurs():
+    # A single bright pixel in the middle shows where it went.
+    before = torch.zeros((2000, 1, 9, 9), dtype=torch.uint8)
+    before[:, :, 4, 4] = 255
+    where = augment(before, seeded(), False, 2)[:, 0].flatten(1).argmax(1)
+    assert sorted(set(where.tolist())) == sorted(9 * y + x for y in range(2, 7) for x in range(2, 7))
+    mirrored = (augment(images(2000), seeded(), True, 0) == images(2000).flip(3)).flatten(1).all(1)
+    assert 0.45 < float(mirrored.float().mean()) < 0.55
+
+
+def test_the_generator_alone_decides():
+    before = torch.get_rng_state()
+    one, same, other = (augment(images(), seeded(seed), True, 2) for seed in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_sees_the_same_augmentation():
+    assert torch.equal(augment(images().cuda(), seeded(), True, 2).cpu(), augment(images(), seeded(), True, 2))
