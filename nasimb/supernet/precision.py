@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 
-CLEARLY_FASTER = 1.15
-"""Heuristic: bfloat16 must gain this much, so that noise of the clock seldom decides."""
+CLEARLY_FASTER = 1.2
+"""Heuristic: bfloat16 must gain this much, so that noise of the clock does not decide (nor rounding for nothing)."""
 
 
 def faster_precision(
@@ -22,34 +25,38 @@ def faster_precision(
     clock: Callable[[], float] = time.perf_counter,
     repetitions: int = 3,
 ) -> Literal["float32", "bfloat16"]:
-    """bfloat16 if forward and backward of the largest subnet are clearly faster in it on `device`.
+    """bfloat16 if forward and backward of a typical sandwich of subnets are clearly faster in it on `device`.
 
-    Only a CUDA device or a CPU with bfloat16 arithmetic is measured; anywhere else float32 it is. Weights and
-    gradients are left as they were (gradients: none).
+    Only a CUDA device or a CPU with bfloat16 arithmetic is measured; anywhere else float32 it is. The weights stay
+    as they are, gradients are cleared.
     """
     if not _has_bfloat16(device):
         return "float32"
-    seconds = {
-        dtype: min(_step_seconds(supernet, batch_size, device, dtype, clock) for _ in range(repetitions + 1))
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    return "bfloat16" if seconds[torch.float32] > CLEARLY_FASTER * seconds[torch.bfloat16] else "float32"
+    space, rng = supernet.space, np.random.default_rng(0)
+    subnets = [space.largest(), space.smallest(), space.sample(rng), space.sample(rng)]
+    shape = (batch_size, supernet.in_channels, space.max_resolution, space.max_resolution)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images_BCHW = pixels.to(device)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    # Turn by turn, so that other work on the machine slows both; the first turn only warms up.
+    for _ in range(repetitions + 1):
+        for bfloat16, measured in seconds.items():
+            start = clock()
+            _forward_and_backward(supernet, subnets, images_BCHW, bfloat16=bfloat16)
+            measured.append(clock() - start)
+    float32_seconds, bfloat16_seconds = (min(measured[1:]) for measured in seconds.values())
+    return "bfloat16" if float32_seconds > CLEARLY_FASTER * bfloat16_seconds else "float32"
 
 
-def _step_seconds(
-    supernet: Supernet, batch_size: int, device: torch.device, dtype: torch.dtype, clock: Callable[[], float]
-) -> float:
-    subnet = supernet.space.largest()
-    shape = (batch_size, supernet.in_channels, subnet.resolution, subnet.resolution)
-    images_BCHW = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
-    _wait_for(device)
-    start = clock()
-    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits_BK = supernet(images_BCHW, subnet)
-    torch.autograd.backward(logits_BK.float().logsumexp(1).sum())
-    _wait_for(device)
-    supernet.zero_grad(set_to_none=True)
-    return clock() - start
+def _forward_and_backward(supernet: Supernet, subnets: list[Subnet], images_BCHW: Tensor, *, bfloat16: bool) -> None:
+    device = images_BCHW.device
+    for subnet in subnets:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            logits_BK = supernet(images_BCHW, subnet)
+        torch.autograd.backward(logits_BK.float().logsumexp(1).sum())
+        supernet.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -57,8 +64,3 @@ def _has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     return device.type == "cpu" and bool(probe())
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

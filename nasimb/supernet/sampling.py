@@ -19,7 +19,9 @@ Sampling = Literal["natural", "balanced", "sqrt"]
 
 def generator_for(*key: int) -> torch.Generator:
     """A generator on the CPU that depends on all numbers of `key`, and whose neighbours are independent of it."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
+    # With its length in front: numpy takes (1, 2) and (1, 2, 0) for the same.
+    state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 
 def class_shares(class_counts_K: Tensor, sampling: Sampling) -> Tensor:

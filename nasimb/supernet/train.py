@@ -188,8 +188,9 @@ class Training:
             return
         # A short memory at first, or the average would remember the starting weights.
         decay = min(self.recipe.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
+        average = [self._average[name] for name in self._parameters]
         current = [parameter.detach() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self._average.values()), current, 1 - decay)
+        torch._foreach_lerp_(average, current, 1 - decay)
 
 
 def _sgd(parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.SGD:

@@ -1,0 +1,41 @@
+"""Channel statistics as values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nasimb.nn.moments import Moments, batch_moments, given, moments, recording
+
+
+def test_moments_are_the_mean_and_the_biased_variance_over_images_and_pixels() -> None:
+    x_BCHW = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0)) * 7 + 3
+    found = moments(x_BCHW)
+    expected = x_BCHW.numpy().astype(np.float64)
+    np.testing.assert_allclose(found.mean_C.numpy(), expected.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-6)
+
+
+def test_moments_of_bfloat16_are_computed_in_float32() -> None:
+    x_BCHW = (torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0)) + 100).bfloat16()
+    found = moments(x_BCHW)
+    assert found.mean_C.dtype == found.var_C.dtype == torch.float32
+    expected = x_BCHW.float().numpy().astype(np.float64)
+    np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-5)
+
+
+def test_recording_writes_down_what_the_layer_uses_and_given_returns_it() -> None:
+    x_BCHW = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    written: dict[str, Moments] = {}
+    used = recording(written)("stage1.norm", x_BCHW)
+    assert list(written) == ["stage1.norm"]
+    assert used is written["stage1.norm"]
+    assert torch.equal(written["stage1.norm"].mean_C, moments(x_BCHW).mean_C)
+    assert given(written)("stage1.norm", torch.zeros(1, 2, 1, 1)) is used
+    assert batch_moments("stage1.norm", x_BCHW) is None
+
+
+def test_statistics_of_another_subnet_are_refused() -> None:
+    with pytest.raises(KeyError, match=r"stage2\.norm"):
+        given({})("stage2.norm", torch.zeros(1, 2, 1, 1))
