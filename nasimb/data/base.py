@@ -223,6 +223,11 @@ class DatasetSpec(Spec, ABC):
     # Long tail that is made when none is asked for; None leaves the images as they are.
     default_imbalance_factor: ClassVar[float | None] = None
 
+    @property
+    def has_source(self) -> bool:
+        """Whether the data set sets balanced images aside that train a super-network."""
+        return False
+
     @abstractmethod
     def read(self, request: LoadRequest) -> Parts:
         """The images as found; class sets are not checked yet.

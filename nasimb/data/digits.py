@@ -50,6 +50,11 @@ class DigitsSpec(DatasetSpec):
             raise ValueError(f"the three parts must take at most {SMALLEST_CLASS} images a class, not {wanted}")
         return self
 
+    @property
+    def has_source(self) -> bool:
+        """Yes, unless no image is left for it."""
+        return self.source_per_class > 0
+
     def read(self, request: LoadRequest) -> Parts:
         """All three parts over one store of all 1,797 images."""
         found = load_digits()

@@ -6,7 +6,6 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.errors import DataError
+
+# Pixels, or why there are none: a worker process that raises holds the end of the run up for five seconds.
+Loaded = Tensor | str
 
 DECODING_THREADS = 8  # heuristic: Pillow works outside the interpreter lock, and disks like a few requests at once
 
@@ -104,7 +106,7 @@ class FileStore:
         self._workers, self._pin_memory = workers, pin_memory
         self._hashes = hashes
         # Starting processes is slow, so loaders outlive an iteration; one that is in use is never shared.
-        self._idle: list[tuple[DataLoader[Tensor], _Batches]] = []
+        self._idle: list[tuple[DataLoader[Loaded], _Batches]] = []
         self.channels, self.size = channels, size
 
     def __len__(self) -> int:
@@ -112,8 +114,8 @@ class FileStore:
 
     def read(self, indices_B: Tensor, device: torch.device) -> Tensor:
         """uint8 [B, C, S, S] on `device`, decoded in threads."""
-        with _stays_readable(), ThreadPoolExecutor(DECODING_THREADS) as threads:
-            return torch.stack(list(threads.map(self._files.__getitem__, indices_B.tolist()))).to(device)
+        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+            return _readable(_collate(list(threads.map(self._files.__getitem__, indices_B.tolist())))).to(device)
 
     def stream(self, index_batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         """`read` of every batch in turn, decoded ahead by the worker processes, in the order asked for."""
@@ -122,9 +124,8 @@ class FileStore:
             return
         loader, batches = self._idle.pop() if self._idle else self._new_loader()
         batches.current = index_batches
-        with _stays_readable():
-            for images_BCHW in loader:
-                yield images_BCHW.to(device, non_blocking=self._pin_memory)
+        for images_BCHW in loader:
+            yield _readable(images_BCHW).to(device, non_blocking=self._pin_memory)
         # Only after a whole pass: a loader that was left half-way, or failed, is dropped with its processes.
         self._idle.append((loader, batches))
 
@@ -147,13 +148,13 @@ class FileStore:
             if waiting is not None:
                 yield waiting.result()
 
-    def _new_loader(self) -> tuple[DataLoader[Tensor], _Batches]:
+    def _new_loader(self) -> tuple[DataLoader[Loaded], _Batches]:
         batches = _Batches()
         loader = DataLoader(
             self._files,
             batch_sampler=batches,
             num_workers=self._workers,
-            collate_fn=torch.stack,
+            collate_fn=_collate,
             pin_memory=self._pin_memory,
             persistent_workers=True,
             # Its own generator: by default a loader draws its seed from torch's global one.
@@ -162,7 +163,7 @@ class FileStore:
         return loader, batches
 
 
-class _Files(Dataset[Tensor]):
+class _Files(Dataset[Loaded]):
     """Path to pixels; plain values only, so that worker processes can be started in any way."""
 
     def __init__(self, paths: tuple[Path, ...], size: int, channels: int) -> None:
@@ -171,11 +172,11 @@ class _Files(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Loaded:
         try:
             return torch.from_numpy(decode(self.paths[index], self.size, self.channels))
         except UnreadableImage as error:
-            raise OSError(f"{self.paths[index]} ({error})") from None
+            return f"{self.paths[index]} ({error})"
 
 
 class _Batches(Sampler[list[int]]):
@@ -188,12 +189,13 @@ class _Batches(Sampler[list[int]]):
         return (indices_B.tolist() for indices_B in self.current)
 
 
-@contextmanager
-def _stays_readable() -> Iterator[None]:
-    """Turns the loss of a file during a run into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        # A worker process hands its whole traceback over as the message; the last line is ours.
-        reason = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
-        raise DataError("image files must stay readable while they are used", got=reason, do="Restore it.") from None
+def _collate(items: list[Loaded]) -> Loaded:
+    """One batch, or what is wrong with its first bad file."""
+    bad = [item for item in items if isinstance(item, str)]
+    return bad[0] if bad else torch.stack([item for item in items if isinstance(item, Tensor)])
+
+
+def _readable(loaded: Loaded) -> Tensor:
+    if isinstance(loaded, str):
+        raise DataError("image files must stay readable while they are used", got=loaded, do="Restore it.")
+    return loaded

@@ -51,7 +51,7 @@ class Task:
 
 def load_task(
     data: DatasetSpec,
-    source: DatasetSpec | Literal["target"] | None = None,
+    source: DatasetSpec | Literal["target", "elsewhere"] | None = None,
     *,
     request: LoadRequest,
     imbalance_factor: float | None = None,
@@ -65,6 +65,7 @@ def load_task(
     Args:
         source: a data set, whose training images (or own source part) are used whole; "target" trains on the target
             minus a stratified hold-out; None is the source part of `data` where it has one, else "target".
+            "elsewhere": the super-network is trained already, on images that are not here; `Task.source` is `target`.
         request: with `channels` None, the target is converted to the channels of the source.
         imbalance_factor: n_max / n_min of the long tail to make; None is the data set's default, which for all but
             `digits` leaves the images as they are.
@@ -93,6 +94,8 @@ def load_task(
         target = _long_tailed(target, factor, profile, seed, notes)
     flip = data.flip and (source.flip if isinstance(source, DatasetSpec) else True)
     notes += _single_images(target)
+    if source == "elsewhere":
+        return _checked(Task(target, False, target, test, None, flip, tuple(notes)))
     if source_set is None:
         return _on_target(target, test, parts.val, flip, validation_fraction, seed, notes)
     if parts.val is not None:
@@ -152,7 +155,7 @@ def _checked(task: Task) -> Task:
     """The task, once more compared set by set, and with an image in every class."""
     check_disjoint({"target": task.target, "test": task.test})
     check_disjoint({name: part for name, part in task.sets().items() if name != "target"})
-    if not task.source_is_target:
+    if not task.source_is_target and task.source is not task.target:
         check_disjoint({"source": task.source, "target": task.target})
     for name, image_set in (("source", task.source), ("target", task.target)):
         empty = (image_set.class_counts_K == 0).nonzero().flatten().tolist()

@@ -120,3 +120,20 @@ def test_reading_does_not_hand_out_the_store_itself():
     store = TensorStore(torch.zeros((3, 1, 2, 2), dtype=torch.uint8), [("a", 3)])
     store.read(torch.arange(3), CPU).fill_(9)
     assert not np.any(store.read(torch.arange(3), CPU).numpy())
+
+
+def test_copies_to_another_device_run_one_batch_ahead():
+    # "meta" stands for any accelerator.
+    store = TensorStore(torch.zeros((5, 1, 2, 2), dtype=torch.uint8), [("a", 5)])
+    taken = []
+
+    def batches():
+        for indices_B in torch.arange(5).split(2):
+            taken.append(len(indices_B))
+            yield indices_B
+
+    stream = store.stream(batches(), torch.device("meta"))
+    first = next(stream)
+    assert taken == [2, 2]
+    assert [(images.device.type, len(images)) for images in (first, *stream)] == [("meta", 2), ("meta", 2), ("meta", 1)]
+    assert list(store.stream([], torch.device("meta"))) == []
