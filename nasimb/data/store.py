@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,7 @@ class FileStore:
             collate_fn=_collate,
             pin_memory=self._pin_memory,
             persistent_workers=True,
+            worker_init_fn=_ignore_interrupts,
             # Its own generator: by default a loader draws its seed from torch's global one.
             generator=torch.Generator(),
         )
@@ -187,6 +189,12 @@ class _Batches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return (indices_B.tolist() for indices_B in self.current)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches worker processes too; whether to stop, and when, is for the main process to say."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(items: list[Loaded]) -> Loaded:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -137,3 +139,13 @@ def test_copies_to_another_device_run_one_batch_ahead():
     assert taken == [2, 2]
     assert [(images.device.type, len(images)) for images in (first, *stream)] == [("meta", 2), ("meta", 2), ("meta", 1)]
     assert list(store.stream([], torch.device("meta"))) == []
+
+
+def test_an_interrupt_does_not_take_the_workers_down(paths):
+    store = both_stores(paths, workers=1)[1]
+    before = set(multiprocessing.active_children())
+    stream = store.stream(torch.arange(12).split(1), CPU)
+    found = [next(stream)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, signal.SIGINT)
+    assert len([*found, *stream]) == 12
