@@ -9,6 +9,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from nasimb.spec import Spec
 
+LONG_SECONDS = 240.0
+"""Heuristic: from here on training on a CPU is a matter of thousands of steps rather than hundreds."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -28,20 +31,40 @@ class Recipe(Spec):
         sampling: how often images of each class come: natural, balanced (every class the same) or sqrt (between).
         precision: auto measures a few steps of both and takes bfloat16 only where that is clearly faster.
         shift: furthest random shift of an image, as a share of its side.
+
+    The defaults suit a minute or two on a CPU; `suited` adapts those that were not given to more.
     """
 
-    learning_rate: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = 0.4
     momentum: Share = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
+    weight_decay: NonNegativeFloat = 2e-3
     batch_size: PositiveInt = 64
     warmup: Share = 0.05
     label_smoothing: Share = 0.1
     clip_norm: PositiveFloat = 2.0
-    random_subnets: NonNegativeInt = 2
+    random_subnets: NonNegativeInt = 1
     ema_decay: Share = 0.0
     sampling: Literal["natural", "balanced", "sqrt"] = "balanced"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shift: Share = 0.125
+
+    def suited(self, *, device_type: str, seconds: float | None) -> Recipe:
+        """This recipe with everything that was not given chosen for a device and a time.
+
+        Weight decay acts over about 1 / (learning_rate * weight_decay) steps, so longer training wants less of it.
+        A GPU takes a large batch in the time of a small one; the learning rate grows with its square root. A
+        second random subnet is for those who have the time: for a given time one and more steps did as well.
+
+        Args:
+            device_type: "cpu" or "cuda".
+            seconds: that training may take; None where steps are counted instead.
+        """
+        chosen: dict[str, float] = {}
+        if seconds is not None and seconds > LONG_SECONDS:
+            chosen["weight_decay"] = 5e-4
+        if device_type == "cuda":
+            chosen |= {"batch_size": 256, "learning_rate": 0.8, "weight_decay": 5e-4, "random_subnets": 2}
+        return self.model_copy(update={key: value for key, value in chosen.items() if key not in self.model_fields_set})
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate at a share of the schedule in [0, 1]; never 0 during warm-up, 0 at the end."""

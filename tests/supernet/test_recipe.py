@@ -39,3 +39,19 @@ def test_the_first_step_already_learns_and_an_overrun_does_not_start_again() -> 
 def test_wrong_options_get_a_sentence(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse(Recipe, values, what="recipe")
+
+
+def test_what_was_not_given_follows_the_device_and_the_time() -> None:
+    short, long = (Recipe().suited(device_type="cpu", seconds=seconds) for seconds in (80.0, 480.0))
+    on_gpu = Recipe().suited(device_type="cuda", seconds=3600.0)
+    assert short == Recipe() == Recipe().suited(device_type="cpu", seconds=None)
+    assert long.weight_decay < short.weight_decay
+    assert on_gpu.batch_size > short.batch_size
+    assert on_gpu.random_subnets > short.random_subnets
+
+
+def test_what_was_given_stays() -> None:
+    given = Recipe(batch_size=64, weight_decay=2e-3)  # though both are the defaults
+    found = given.suited(device_type="cuda", seconds=3600.0)
+    assert (found.batch_size, found.weight_decay) == (64, 2e-3)
+    assert found.learning_rate != given.learning_rate

@@ -26,7 +26,7 @@ STEPS = 6
 
 
 def recipe(**options: object) -> Recipe:
-    return Recipe.model_validate({"batch_size": 8, "precision": "float32", **options})
+    return Recipe.model_validate({"batch_size": 8, "precision": "float32", "random_subnets": 2, **options})
 
 
 def training(supernet: Supernet, images: ImageSet, seed: int = 0, **options: object) -> Training:
