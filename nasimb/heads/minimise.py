@@ -6,16 +6,16 @@
 over standardised features x and the classes that have images. With a loss that is a mean over N images the penalty is
 scikit-learn's 1 / (C N).
 
-The variables are chosen so that the problem is well conditioned. Near its start a softmax has Hessian (1/P) X^T X / N
-in each class, so in the eigenbasis Q of X^T X / N = Q diag(l) Q^T weights are measured in units of
-(l / P + penalty)^-1/2. A rotation keeps ||W||, so the minimum is the same.
+The variables are chosen so that the problem is well conditioned: the Hessian of a class starts as (1/P) X^T X / N, so
+in the eigenbasis Q of X^T X / N = Q diag(l) Q^T weights are measured in units of (l / P + penalty)^-1/2. A rotation
+keeps ||W||, so the minimum is the same.
 
 Shapes: N images, B images of one part, D features, P classes with images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +28,15 @@ from torch.nn.functional import normalize
 from nasimb.heads.standardise import Standardised
 from nasimb.losses.base import Loss, Phase
 
-LOGITS_PART_BYTES = 4 * 2**20
-"""Of the logits of one part; small enough for a processor's cache, and what bounds memory for many classes."""
+LOGITS_PART_BYTES = 8 * 2**20
+"""Of the logits of one part: what bounds memory for many classes."""
 
 CURVATURE_PAIRS = 20
-GRADIENT_TOLERANCE = 1e-6
-VALUE_TOLERANCE = 1e-10
-"""Where L-BFGS stops: largest gradient entry (in the scaled variables), relative decrease of the objective."""
+GRADIENT_TOLERANCE = 1e-7
+"""L-BFGS also stops where no entry of the gradient, in the scaled variables, is larger."""
+
+SMALLEST_CURVATURE = 1e-8
+"""For features without variance, where there is no penalty either."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +88,29 @@ def prepare(problem: Standardised, *, cosine: bool) -> Prepared:
 
 
 def minimise(
-    prepared: Prepared, phases: Sequence[Phase], penalty: float, *, max_iterations: int, start: Solution | None = None
+    prepared: Prepared,
+    phases: Sequence[Phase],
+    penalty: float,
+    *,
+    max_iterations: int,
+    tolerance: float,
+    start: Solution | None = None,
 ) -> Solution:
-    """The solution of every phase from that of the one before; the first starts from `start`, or from zero.
+    """The solution of every phase from that of the one before; the first begins at `start`, or afresh.
 
-    A phase has its share of the iterations and may end sooner at its minimum.
+    A phase has its share of the iterations, and ends sooner once an iteration decreases the objective by less than
+    the share `tolerance` of it.
     """
-    scale_D = (prepared.moments_D / prepared.num_present + penalty).clamp_min(1e-12).rsqrt()
-    variables = _variables(prepared, scale_D, start)
+    if prepared.cosine:
+        penalty = 0.0
+    scale_D = (prepared.moments_D / prepared.num_present + penalty).clamp_min(SMALLEST_CURVATURE).rsqrt()
+    solution = start or _fresh(prepared)
     iterations = 0
-    objective = float("nan")
     for share, loss in phases:
-        function = _Objective(prepared, loss, 0.0 if prepared.cosine else penalty, scale_D)
+        function = _Objective(prepared, loss, penalty, scale_D)
         found = minimize(
             function,
-            variables,
+            function.variables(solution),
             jac=True,
             method="L-BFGS-B",
             options={
@@ -108,17 +118,27 @@ def minimise(
                 "maxfun": 2 * max_iterations + 20,
                 "maxcor": CURVATURE_PAIRS,
                 "gtol": GRADIENT_TOLERANCE,
-                "ftol": VALUE_TOLERANCE,
+                "ftol": tolerance,
             },
         )
-        variables, objective = found.x, float(found.fun)
         iterations += int(found.nit)
-    return _solution(prepared, scale_D, variables, objective, iterations)
+        solution = function.solution(found.x, float(found.fun), iterations)
+    return solution
+
+
+def _fresh(prepared: Prepared) -> Solution:
+    """Zero for a linear head; for a cosine head, which has no direction there, the class means."""
+    weight_PD = prepared.rotation_DD.new_zeros(prepared.num_present, len(prepared.moments_D))
+    if prepared.cosine:
+        for position in range(prepared.num_present):
+            weight_PD[position] = prepared.rotated_ND[prepared.positions_N == position].mean(0)
+        weight_PD = normalize(weight_PD, dim=1) @ prepared.rotation_DD.T
+    return Solution(weight_PD, prepared.rotation_DD.new_zeros(prepared.num_present), float("nan"), 0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Objective:
-    """Value and gradient at a flat vector of scaled weights, then biases."""
+    """Value and gradient at a flat vector: scaled weights of every class, then scaled biases."""
 
     prepared: Prepared
     loss: Loss
@@ -128,58 +148,50 @@ class _Objective:
     def __call__(self, variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         prepared = self.prepared
         leaf = torch.from_numpy(variables.copy()).to(prepared.rotated_ND).requires_grad_(True)
-        weight_PD, bias_P = _weights(prepared, self.scale_D, leaf)
+        weight_PD, bias_P = self._weights(leaf)
         # The parts differentiate with respect to the weights; the short way from there to the variables comes last.
-        weights = [weight_PD.detach().requires_grad_(True), bias_P.detach().requires_grad_(True)]
+        weights = weight_PD.detach().requires_grad_(True), bias_P.detach().requires_grad_(True)
         value = torch.zeros((), dtype=torch.float64, device=leaf.device)
-        for part in _parts(prepared):
-            images_BD, positions_B = prepared.rotated_ND[part], prepared.positions_N[part]
-            loss = self.loss(torch.addmm(weights[1], images_BD, weights[0].T), positions_B)
-            # A loss is a mean over images, so parts add up by their share of them.
-            loss = loss * (len(positions_B) / len(prepared.rotated_ND))
+        for part, share in _parts(prepared):
+            logits_BP = torch.addmm(weights[1], prepared.rotated_ND[part], weights[0].T)
+            loss = share * self.loss(logits_BP, prepared.positions_N[part])
             loss.backward()  # type: ignore[no-untyped-call]
             value += loss.detach()
         norm = 0.5 * self.penalty * weight_PD.square().sum()
-        gradients = [tensor.grad for tensor in weights]
-        (gradient,) = torch.autograd.grad([weight_PD, bias_P, norm], leaf, [*gradients, torch.ones_like(norm)])
+        gradients = [*(tensor.grad for tensor in weights), torch.ones_like(norm)]
+        (gradient,) = torch.autograd.grad([weight_PD, bias_P, norm], leaf, gradients)
         return float(value + norm.detach()), gradient.cpu().numpy()
 
+    def variables(self, solution: Solution) -> NDArray[np.float64]:
+        """Where the weights are those of `solution`."""
+        rotated_PD = solution.weight_PD @ self.prepared.rotation_DD
+        bias_P = solution.bias_P + solution.weight_PD @ self.prepared.centre_D
+        flat = torch.cat([(rotated_PD / self.scale_D).flatten(), bias_P / self._bias_scale])
+        return np.asarray(flat.cpu().numpy())
 
-def _weights(prepared: Prepared, scale_D: Tensor, variables: Tensor) -> tuple[Tensor, Tensor]:
-    weight_PD = variables[: -prepared.num_present].view(prepared.num_present, -1) * scale_D
-    if prepared.cosine:
-        return normalize(weight_PD, dim=1), 0.0 * variables[-prepared.num_present :]
-    return weight_PD, variables[-prepared.num_present :] * prepared.num_present**0.5
+    def solution(self, variables: NDArray[np.float64], objective: float, iterations: int) -> Solution:
+        """Undo `variables`."""
+        weight_PD, bias_P = self._weights(torch.from_numpy(variables).to(self.scale_D))
+        weight_PD = weight_PD @ self.prepared.rotation_DD.T
+        return Solution(weight_PD, bias_P - weight_PD @ self.prepared.centre_D, objective, iterations)
 
+    def _weights(self, variables: Tensor) -> tuple[Tensor, Tensor]:
+        present = self.prepared.num_present
+        weight_PD = variables[:-present].view(present, -1) * self.scale_D
+        bias_P = variables[-present:] * self._bias_scale
+        if self.prepared.cosine:
+            return normalize(weight_PD, dim=1), 0.0 * bias_P
+        return weight_PD, bias_P
 
-def _variables(prepared: Prepared, scale_D: Tensor, start: Solution | None) -> NDArray[np.float64]:
-    """The flat vector whose weights are those of `start`."""
-    if start is None:
-        return _fresh(prepared, scale_D)
-    rotated_PD = start.weight_PD @ prepared.rotation_DD
-    bias_P = start.bias_P + start.weight_PD @ prepared.centre_D
-    flat = torch.cat([(rotated_PD / scale_D).flatten(), bias_P / prepared.num_present**0.5])
-    return np.asarray(flat.cpu().numpy())
-
-
-def _fresh(prepared: Prepared, scale_D: Tensor) -> NDArray[np.float64]:
-    """Zero for a linear head; for a cosine head, which has no direction there, the mean of each class."""
-    weight_PD = torch.zeros(prepared.num_present, len(scale_D), dtype=torch.float64, device=scale_D.device)
-    if prepared.cosine:
-        for position in range(prepared.num_present):
-            weight_PD[position] = prepared.rotated_ND[prepared.positions_N == position].mean(0)
-        weight_PD = normalize(weight_PD, dim=1) / scale_D
-    return np.concatenate([weight_PD.flatten().cpu().numpy(), np.zeros(prepared.num_present)])
-
-
-def _solution(
-    prepared: Prepared, scale_D: Tensor, variables: NDArray[np.float64], objective: float, iterations: int
-) -> Solution:
-    weight_PD, bias_P = _weights(prepared, scale_D, torch.from_numpy(variables).to(scale_D))
-    weight_PD = weight_PD @ prepared.rotation_DD.T
-    return Solution(weight_PD, bias_P - weight_PD @ prepared.centre_D, objective, iterations)
+    @property
+    def _bias_scale(self) -> float:
+        """As `scale_D`, for a feature that is always 1 and not penalised."""
+        return float(self.prepared.num_present**0.5)
 
 
-def _parts(prepared: Prepared) -> list[slice]:
+def _parts(prepared: Prepared) -> Iterator[tuple[slice, float]]:
+    """Consecutive parts of the images, and their share: a loss is a mean over images, so parts add up by it."""
+    total = len(prepared.positions_N)
     rows = max(1, LOGITS_PART_BYTES // (8 * prepared.num_present))
-    return [slice(start, start + rows) for start in range(0, len(prepared.rotated_ND), rows)]
+    for begin in range(0, total, rows):
+        yield slice(begin, begin + rows), min(rows, total - begin) / total
