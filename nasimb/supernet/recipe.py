@@ -30,7 +30,7 @@ class Recipe(Spec):
         ema_decay: of the moving average of the weights that `finished` returns; 0 returns the last weights.
         sampling: how often images of each class come: natural, balanced (every class the same) or sqrt (between).
         precision: auto measures a few steps of both and takes bfloat16 only where that is clearly faster.
-        shift: furthest random shift of an image, as a share of its side.
+        shift: furthest random shift of an image, as a share of its side (whole pixels, rounded down).
 
     The defaults suit a minute or two on a CPU; `suited` adapts those that were not given to more.
     """

@@ -160,7 +160,7 @@ class Training:
             positions = batches_from(self.steps_done, labels_N, recipe.sampling, recipe.batch_size, self.seed)
             self._batches = self.source.stream(positions, self.device)
         images_BCHW, positions_B = next(self._batches)
-        pad = round(recipe.shift * self.source.size)
+        pad = int(recipe.shift * self.source.size)
         images_BCHW = augment(images_BCHW, generator_for(self.seed, 1, self.steps_done), self.flip, pad)
         return images_BCHW, labels_N[positions_B].to(self.device, non_blocking=True)
 
