@@ -1,14 +1,19 @@
 """Gaussian discriminant with one shared covariance and a uniform prior.
 
-    S = W / (N - P),  W = sum_i (x_i - mu_k)(x_i - mu_k)^T    pooled within classes, over standardised features x
+    S = W / (N - P),  W = sum_i v_k (x_i - mu_k)(x_i - mu_k)^T    pooled within classes, over standardised features x
     S_s = (1 - s) S + s (tr S / D) I                          shrinkage 0 < s <= 1
     class = argmin_k (x - mu_k)^T S_s^-1 (x - mu_k)
 
-Leave-one-out. Without image i of class k, with d = x_i - mu_k and c = n_k / (n_k - 1):
+The image weights v_k are proportional to n_k^-1/2, with mean 1: half-way between natural pooling (v = 1), which only
+the head classes shape, and equal classes (1 / n_k), which a few tail images make noisy. Test balanced accuracy against
+natural pooling over 15 draws, at every shrinkage: digits (imbalance factor 20) +0.5 to +0.6 points, CIFAR-10-LT subsets
+(20; 100) +0.1 to +0.2; 0.0 to +0.1. Equal classes: +0.5; -0.2 to 0.0; -0.8 to -0.1.
 
-    mu_k^-i = mu_k - d / (n_k - 1),    W^-i = W - c d d^T,    S^-i = W^-i / (N - 1 - P)
+Leave-one-out, the weights v fixed. Without image i of class k, with d = x_i - mu_k and c = n_k / (n_k - 1):
 
-In the eigenbasis of W the shrunk covariance without i is diag(a_i) - beta d d^T with beta = (1 - s) c / (N - 1 - P) and
+    mu_k^-i = mu_k - d / (n_k - 1),    W^-i = W - v_k c d d^T,    S^-i = W^-i / (N - 1 - P)
+
+In the eigenbasis of W the shrunk covariance without i is diag(a_i) - beta d d^T, beta = (1 - s) v_k c / (N - 1 - P) and
 a_i = (1 - s) l / (N - 1 - P) + s tr S^-i / D, so its inverse is one Sherman-Morrison term away from a diagonal. With
 q = d^T diag(a_i)^-1 d the distance to another class mean mu_j, v = x_i - mu_j, is
 
@@ -73,21 +78,25 @@ class GdaSpec(ClosedFormSpec):
 
 @dataclass(frozen=True, eq=False)
 class _Scatter:
-    """W = Q diag(eigenvalues) Q^T, and the class means rotated by Q."""
+    """W = Q diag(eigenvalues) Q^T, the class means rotated by Q, and the weights v."""
 
     eigenvalues_D: Tensor
     rotation_DD: Tensor
     means_PD: Tensor
+    weights_P: Tensor
 
 
 def _within(problem: Standardised) -> _Scatter:
     dimension = problem.features_ND.shape[1]
     scatter_DD = problem.mean_D.new_zeros(dimension, dimension)
+    weights_P = problem.counts_P.rsqrt()
+    weights_P = weights_P * (problem.counts_P.sum() / (weights_P * problem.counts_P).sum())
     for part, standardised_BD in problem.parts():
-        deviations_BD = standardised_BD - problem.means_PD[problem.positions_N[part]]
-        scatter_DD += deviations_BD.T @ deviations_BD
+        positions_B = problem.positions_N[part]
+        deviations_BD = standardised_BD - problem.means_PD[positions_B]
+        scatter_DD += deviations_BD.T @ (weights_P[positions_B, None] * deviations_BD)
     eigenvalues_D, rotation_DD = torch.linalg.eigh(scatter_DD)
-    return _Scatter(eigenvalues_D.clamp_min(0.0), rotation_DD, problem.means_PD @ rotation_DD)
+    return _Scatter(eigenvalues_D.clamp_min(0.0), rotation_DD, problem.means_PD @ rotation_DD, weights_P)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +106,7 @@ class _LeftOut:
     Attributes:
         rotated_BD, deviations_BD: the image x and its d.
         factors_B: c; 0 where the image is alone in its class (it gets no prediction).
+        removed_B: v c, what d d^T counts in W.
         traces_B: tr W without the image.
         freedom: N - 1 - P.
     """
@@ -105,6 +115,7 @@ class _LeftOut:
     deviations_BD: Tensor
     positions_B1: Tensor
     factors_B: Tensor
+    removed_B: Tensor
     traces_B: Tensor
     freedom: int
 
@@ -115,9 +126,10 @@ class _LeftOut:
         deviations_BD = rotated_BD - scatter.means_PD[positions_B]
         counts_B = problem.counts_P[positions_B]
         factors_B = torch.where(counts_B > 1, counts_B / (counts_B - 1).clamp_min(1), 0.0)
-        traces_B = (scatter.eigenvalues_D.sum() - factors_B * (deviations_BD**2).sum(1)).clamp_min(0.0)
+        removed_B = scatter.weights_P[positions_B] * factors_B
+        traces_B = (scatter.eigenvalues_D.sum() - removed_B * (deviations_BD**2).sum(1)).clamp_min(0.0)
         freedom = max(len(problem.features_ND) - 1 - len(problem.present_P), 1)
-        return cls(rotated_BD, deviations_BD, positions_B[:, None], factors_B, traces_B, freedom)
+        return cls(rotated_BD, deviations_BD, positions_B[:, None], factors_B, removed_B, traces_B, freedom)
 
     def distances(self, scatter: _Scatter, shrinkage: float) -> Tensor:
         """Squared Mahalanobis distance_BP of every image to every class, both without the image."""
@@ -132,7 +144,7 @@ class _LeftOut:
         pulls_BD = inverse_BD * self.deviations_BD
         pulls_BP = (pulls_BD * self.rotated_BD).sum(1, keepdim=True) - pulls_BD @ means_DP
         own_B = (pulls_BD * self.deviations_BD).sum(1)
-        beta_B = kept * self.factors_B
+        beta_B = kept * self.removed_B
         remaining_B = (1.0 - beta_B * own_B).clamp_min(1e-12)
         squares_BP += (beta_B / remaining_B)[:, None] * pulls_BP**2
         own_B = self.factors_B**2 * own_B / remaining_B
