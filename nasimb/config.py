@@ -40,10 +40,10 @@ class HeadOptions(Spec):
     """
 
     ranking: tuple[str, ...] = ("ridge", "gda")
-    finalists: tuple[Named, ...] = ("balanced_softmax", "inverse_frequency", "gda", "ridge")
+    finalists: tuple[Named, ...] = ("balanced_softmax", "cross_entropy", "gda", "ridge")
     count: PositiveInt = 5
     folds: int = Field(default=5, ge=2)
-    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
     @field_validator("ranking")
     @classmethod
@@ -67,20 +67,21 @@ class RunConfig(Spec):
 
     Attributes:
         data: the imbalanced target, as on the command line (`folder:DIR`) or as a mapping of its options.
-        test: a separate test split, in the same notation; None: the data's own, or a stratified part of it.
         source: the balanced data for the super-network; "target": the target itself; None: the data set's own
             balanced part where it has one, else the target.
         supernet: folder of a super-network trained before; then `source` only calibrates.
         imbalance_factor: makes the target long-tailed by subsampling; None leaves it as it is.
-        space: search space, by name or path; None chooses by the data.
+        test_fraction, validation_fraction: held out where the data have no such split and one is needed.
+        space: search space, by name or path; None chooses by the data: digits-resnet or cifar-resnet.
         budget: e.g. "8gpu-h", "30min,200trials".
         objective: what ranks candidates; with ",macs" or ",params" a Pareto study of score against cost.
         validation: "auto" is leave-one-out where the backbone has not seen the target, hold-out where it has.
+        supernet_share: of a time limit that trains the super-network.
+        training: how; its sampling is natural where the super-network is trained on the target, unless given.
         training_steps: length of the super-network's training where the budget has no time limit.
     """
 
     data: Named = "digits"
-    test: Named | None = None
     source: Named | None = None
     supernet: str | None = None
     imbalance_factor: float | None = None
@@ -99,6 +100,7 @@ class RunConfig(Spec):
     device: str = "auto"
     heads: HeadOptions = HeadOptions()
     training: Recipe = Recipe()
+    supernet_share: float = Field(default=0.5, gt=0.0, lt=1.0)
     training_steps: PositiveInt = 500
     calibration_images: PositiveInt = 1024
     batch_size: PositiveInt = 512
@@ -152,6 +154,24 @@ class RunConfig(Spec):
         """The objective's cost part, or None."""
         return self.objective.partition(",")[2] or None
 
+    @property
+    def on_target(self) -> bool:
+        """Whether the super-network is trained on the target itself."""
+        own_source = parse_dataset(self.data).has_source
+        return self.supernet is None and (self.source == "target" or (self.source is None and not own_source))
+
+    def resolved(self) -> RunConfig:
+        """The same with every default that follows from other options filled in."""
+        changes: dict[str, Any] = {}
+        spec = parse_dataset(self.data)
+        if self.space is None and self.supernet is None:
+            changes["space"] = "digits-resnet" if spec.name == "digits" else "cifar-resnet"
+        if self.imbalance_factor is None:
+            changes["imbalance_factor"] = spec.default_imbalance_factor
+        if self.on_target and "sampling" not in self.training.model_fields_set:
+            changes["training"] = self.training.model_copy(update={"sampling": "natural"})
+        return self.model_copy(update=changes)
+
     def to_dict(self) -> dict[str, Any]:
         """YAML- and JSON-ready."""
         return self.model_dump(mode="json")
@@ -190,7 +210,7 @@ def load_config(file: str | None, options: Mapping[str, Any], assignments: Seque
                 raise InputError("--set must name an option", got=f"{key!r}", do=f"{parent} has no keys of its own.")
             place = inner
         place[last] = yaml.safe_load(text)
-    return parse(RunConfig, values, what="the configuration")
+    return parse(RunConfig, values, what="the configuration").resolved()
 
 
 def parse_amount(text: str) -> int:

@@ -119,6 +119,11 @@ class RunDir:
         self._repair()
         return True
 
+    def discard(self) -> None:
+        """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
+        for name in ("config.yaml", "environment.json", "splits.json", "ledger.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
         try:

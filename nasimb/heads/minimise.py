@@ -25,11 +25,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nasimb.heads.standardise import Standardised
+from nasimb.heads.standardise import Standardised, parts
 from nasimb.losses.base import Loss, Phase
-
-LOGITS_PART_BYTES = 8 * 2**20
-"""Of the logits of one part: what bounds memory for many classes."""
 
 CURVATURE_PAIRS = 20
 GRADIENT_TOLERANCE = 1e-7
@@ -192,6 +189,5 @@ class _Objective:
 def _parts(prepared: Prepared) -> Iterator[tuple[slice, float]]:
     """Consecutive parts of the images, and their share: a loss is a mean over images, so parts add up by it."""
     total = len(prepared.positions_N)
-    rows = max(1, LOGITS_PART_BYTES // (8 * prepared.num_present))
-    for begin in range(0, total, rows):
-        yield slice(begin, begin + rows), min(rows, total - begin) / total
+    for part in parts(total, max(prepared.num_present, len(prepared.moments_D)), prepared.positions_N.device):
+        yield part, (part.stop - part.start) / total

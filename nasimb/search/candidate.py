@@ -3,13 +3,13 @@
 subnet -> calibrated BN statistics -> features of the target images -> closed-form heads -> held-out predictions ->
 metrics. Nothing here has a state: the same arguments give the same score, in whatever order candidates come.
 
-Shapes: B images of a batch, N target images, D features, K classes.
+Shapes: B images of a batch, N fitted images, M held-out images, D features, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ class Scoring:
 
     Attributes:
         supernet: frozen.
-        target: the imbalanced training images; every one is used.
-        validation: hold-out that ranks where the backbone has seen `target`; None: exact leave-one-out.
+        fitted: the imbalanced images that heads are fitted on; every one is used.
+        validation: hold-out that ranks where the backbone has seen `fitted`; None: exact leave-one-out.
+        class_counts_K: images per class of the whole target, which decide many, medium and few.
         calibration_images: uint8 images_BCHW of every calibration policy, on the device.
         heads: closed-form heads; the best of all their settings counts.
         objective: what the score is, a name in `nasimb.metrics.OBJECTIVES`.
@@ -42,8 +43,9 @@ class Scoring:
     """
 
     supernet: Supernet
-    target: ImageSet
+    fitted: ImageSet
     validation: ImageSet | None
+    class_counts_K: Tensor
     calibration_images: Mapping[str, Tensor]
     heads: tuple[ClosedFormSpec, ...]
     objective: str
@@ -53,7 +55,7 @@ class Scoring:
     def cost_of(self, subnet: Subnet) -> tuple[int, int]:
         """Exact MACs and parameters of the subnet with a linear head for the target's classes."""
         macs, params = macs_and_params(self.supernet.space, subnet, self.supernet.in_channels)
-        inputs, outputs = self.supernet.feature_dim(subnet), self.target.num_classes
+        inputs, outputs = self.supernet.feature_dim(subnet), self.fitted.num_classes
         return macs + inputs * outputs, params + (inputs + 1) * outputs
 
 
@@ -87,19 +89,22 @@ def features_of(scoring: Scoring, candidate: Candidate, statistics: Statistics, 
 def rank(scoring: Scoring, candidate: Candidate) -> Ranking:
     """The candidate's best held-out result over every closed-form head and setting.
 
-    Ties within the grid go to the smaller held-out loss.
+    Ties go to the later head, and within a head to the smaller held-out loss. Losses of different heads do not
+    compare, so the loss reported, which breaks ties between candidates, is always that of the last head.
 
     Raises:
         WorkError: its features are not finite.
     """
     statistics = statistics_of(scoring, candidate)
-    features_ND = features_of(scoring, candidate, statistics, scoring.target)
+    features_ND = features_of(scoring, candidate, statistics, scoring.fitted)
     if scoring.validation is None:
         found = list(_leave_one_out(scoring, features_ND))
     else:
         held_out_MD = features_of(scoring, candidate, statistics, scoring.validation)
         found = list(_hold_out(scoring, features_ND, held_out_MD))
-    return max(found, key=lambda ranking: (ranking.value, -ranking.balanced_loss))
+    names = [head.name for head in scoring.heads]
+    best = max(found, key=lambda ranking: (ranking.value, names.index(ranking.head), -ranking.balanced_loss))
+    return replace(best, balanced_loss=min(r.balanced_loss for r in found if r.head == names[-1]))
 
 
 def evaluate(
@@ -116,17 +121,17 @@ def evaluate(
         )  # fmt: skip
     metrics = ranking.metrics
     return Trial(
-        number=number, state=FINISHED, kind=kind, candidate=candidate, macs=macs, params=params, device=device, seed=seed,
-        score=ranking.value, balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium,
+        number=number, state=FINISHED, kind=kind, candidate=candidate, macs=macs, params=params, device=device,
+        seed=seed, score=ranking.value, balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium,
         few=metrics.few, worst_recall=metrics.worst_recall, balanced_loss=ranking.balanced_loss, head=ranking.head,
         setting=ranking.setting,
     )  # fmt: skip
 
 
 def _leave_one_out(scoring: Scoring, features_ND: Tensor) -> Iterator[Ranking]:
-    labels_N = scoring.target.labels_N
+    labels_N = scoring.fitted.labels_N
     for head in scoring.heads:
-        for result in head.score(features_ND, labels_N.to(features_ND.device), scoring.target.num_classes):
+        for result in head.score(features_ND, labels_N.to(features_ND.device), scoring.fitted.num_classes):
             yield _ranking(
                 scoring, result.predicted_N, labels_N, result.name, float(result.setting), float(result.balanced_loss)
             )
@@ -134,10 +139,10 @@ def _leave_one_out(scoring: Scoring, features_ND: Tensor) -> Iterator[Ranking]:
 
 def _hold_out(scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor) -> Iterator[Ranking]:
     assert scoring.validation is not None
-    labels_N, labels_M = scoring.target.labels_N.to(features_ND.device), scoring.validation.labels_N
+    labels_N, labels_M = scoring.fitted.labels_N.to(features_ND.device), scoring.validation.labels_N
     for spec in scoring.heads:
         for setting in spec.grid:
-            head = spec.fit(features_ND, labels_N, scoring.target.num_classes, setting)
+            head = spec.fit(features_ND, labels_N, scoring.fitted.num_classes, setting)
             logits_MK = head.logits(held_out_MD).double().cpu()
             loss = _balanced_log_loss(logits_MK, labels_M)
             yield _ranking(scoring, logits_MK.argmax(1), labels_M, spec.name, float(setting), loss)
@@ -146,14 +151,14 @@ def _hold_out(scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor) -> Ite
 def _ranking(
     scoring: Scoring, predicted_N: Tensor, labels_N: Tensor, head: str, setting: float, loss: float
 ) -> Ranking:
-    metrics = measure(_numpy(predicted_N), _numpy(labels_N), _numpy(scoring.target.class_counts_K))
+    metrics = measure(_numpy(predicted_N), _numpy(labels_N), _numpy(scoring.class_counts_K))
     return Ranking(metrics, objective_value(metrics, scoring.objective), loss, head, setting)
 
 
 def _balanced_log_loss(logits_MK: Tensor, labels_M: Tensor) -> float:
     """Mean over the classes present of their images' mean negative log likelihood."""
     losses_M = torch.nn.functional.cross_entropy(logits_MK, labels_M, reduction="none")
-    present = labels_M.unique()
+    present = sorted(set(labels_M.tolist()))
     return float(torch.stack([losses_M[labels_M == label].mean() for label in present]).mean())
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nasimb.errors import unknown_name
@@ -82,9 +83,11 @@ class Study:
         choices: dict[str, tuple[Any, ...]] = dict(question.space.choices())
         if len(question.calibrations) > 1:
             choices["calibration"] = question.calibrations
-        self._distributions = {name: CategoricalDistribution(values) for name, values in choices.items()}
+        self._distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(values) for name, values in choices.items()
+        }
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = ["maximize"] if question.cost is None else ["maximize", "minimize"]
+        directions = [StudyDirection.MAXIMIZE] + ([] if question.cost is None else [StudyDirection.MINIMIZE])
         self._optuna = optuna.create_study(
             study_name="nasimb", storage=_storage(journal), directions=directions, load_if_exists=True
         )
@@ -106,8 +109,9 @@ class Study:
             over = None if kind in ("smallest", "largest") else self.question.limits.exceeded(macs, params)
             if over is not None:
                 trial = Trial(
-                    number=number, kind=kind, candidate=candidate, macs=macs, params=params, state=INFEASIBLE, reason=over
-                )
+                    number=number, kind=kind, candidate=candidate, macs=macs, params=params, state=INFEASIBLE,
+                    reason=over,
+                )  # fmt: skip
             elif candidate in self._scored:
                 trial = self._scored[candidate].repeated_as(number, kind)
             elif not may_start(macs):

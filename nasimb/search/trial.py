@@ -112,7 +112,7 @@ class Trial:
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:
-    """Scored trials from best to worst, each candidate once; ties go to the smaller held-out loss, then to fewer MACs."""
+    """Scored trials from best to worst, each candidate once; ties go to the smaller loss, then to fewer MACs."""
     scored = [trial for trial in trials if trial.state == FINISHED and trial.score is not None]
 
     def order(trial: Trial) -> tuple[float, float, int, int]:

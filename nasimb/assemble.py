@@ -1,0 +1,254 @@
+"""From a configuration to the objects of a run: images, super-network, what is asked and how it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasimb.config import RunConfig
+from nasimb.data import parse_dataset
+from nasimb.data.base import LoadRequest
+from nasimb.data.splits import stratified_split
+from nasimb.data.task import Task, load_task
+from nasimb.errors import InputError
+from nasimb.heads import HEADS
+from nasimb.metrics import check_objective
+from nasimb.phases.heads import Comparison
+from nasimb.phases.prepare import check_affordable, check_space_fits, probe
+from nasimb.phases.supernet import Frozen, is_finished, load, train
+from nasimb.search.candidate import Scoring
+from nasimb.search.limits import Limits, cost_range
+from nasimb.search.study import Question
+from nasimb.session import Session
+from nasimb.space import SearchSpace
+from nasimb.supernet import build_supernet
+from nasimb.supernet.calibrate import calibration_images
+from nasimb.supernet.pixels import pixel_mean_and_std
+from nasimb.supernet.sampling import generator_for
+from nasimb.supernet.train import Training
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What a run stands on.
+
+    Attributes:
+        ready: a super-network trained before; None: this run trains one.
+    """
+
+    task: Task
+    space: SearchSpace
+    device: torch.device
+    ready: Frozen | None
+
+
+def load_ground(config: RunConfig, device: torch.device) -> Ground:
+    """Load and check everything that can be wrong before time is spent.
+
+    Raises:
+        InputError: the images, the space, the objective or the ready super-network are not fit for each other.
+    """
+    ready = None if config.supernet is None else load(Path(config.supernet), device)
+    space = _space(config, ready)
+    task = load_task(
+        parse_dataset(config.data),
+        _source(config),
+        request=_request(config, space, ready, device),
+        imbalance_factor=config.imbalance_factor,
+        profile=config.profile,
+        seed=config.seed,
+        test_fraction=config.test_fraction,
+        validation_fraction=config.validation_fraction,
+    )
+    check_space_fits(space, task)
+    check_objective(config.metric, task.target.class_counts_K.numpy())
+    if ready is not None:
+        ready.check_unseen(task.test, "test")
+        ready.check_unseen(task.target, "target")
+    if config.validation == "leave-one-out" and task.source_is_target:
+        raise InputError(
+            "leave-one-out needs a super-network that has not seen the target",
+            got="validation leave-one-out with the target as source",
+            do="Use --validation holdout, or give a --source of other images.",
+        )
+    return Ground(task, space, device, ready)
+
+
+def load_source(config: RunConfig, device: torch.device) -> Ground:
+    """What training a super-network alone stands on: every set of the task is the source.
+
+    Raises:
+        InputError: the images or the space are not fit for each other.
+    """
+    assert config.space is not None
+    space, spec = SearchSpace.load(config.space), parse_dataset(config.data)
+    parts = spec.load(_request(config, space, None, device))
+    source = parts.source or parts.train
+    task = Task(source, False, source, source, None, spec.flip, ())
+    check_space_fits(space, task)
+    return Ground(task, space, device, None)
+
+
+def new_training(config: RunConfig, ground: Ground, seconds: float | None) -> Training:
+    """A super-network with fresh weights, ready to be trained on the source.
+
+    Args:
+        seconds: what training may take; None: steps are counted, and runs are to repeat bit for bit, which a
+            precision chosen by measuring would not allow.
+    """
+    recipe = config.training.suited(device_type=ground.device.type, seconds=seconds)
+    if seconds is None and recipe.precision == "auto":
+        recipe = recipe.model_copy(update={"precision": "float32"})
+    source = ground.task.source
+    mean_C, std_C = pixel_mean_and_std(source)
+    supernet = build_supernet(
+        ground.space, source.channels, source.num_classes, mean_C, std_C, generator_for(config.seed, 0)
+    )
+    return Training(supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip)
+
+
+def frozen_supernet(session: Session, config: RunConfig, ground: Ground, folder: Path, share: float) -> Frozen:
+    """The ready super-network, the one that was trained in `folder`, or the one trained there now.
+
+    Args:
+        share: of a time limit.
+    """
+    if ground.ready is not None:
+        return ground.ready
+    if is_finished(folder):
+        return load(folder, ground.device)
+    limit, task = session.ledger.limit_seconds, ground.task
+    seconds = None if limit is None else share * limit
+    info = {
+        "classes": list(task.source.classes),
+        "source": config.source or ("target" if task.source_is_target else str(config.data)),
+        "source_fingerprint": task.source.fingerprint(),
+        "seed": config.seed,
+    }
+    images_BCHW = calibration_images(
+        "source",
+        task.source,
+        task.source,
+        seed=config.seed,
+        device=torch.device("cpu"),
+        limit=config.calibration_images,
+    )
+    return train(
+        session,
+        new_training(config, ground, seconds),
+        folder,
+        seconds=seconds,
+        steps=config.training_steps,
+        info=info,
+        source_images_BCHW=images_BCHW,
+    )
+
+
+def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
+    """Refuse limits nothing can meet, and a budget too small for the smallest useful run.
+
+    Raises:
+        InputError: says which, and what would do.
+    """
+    question, limit = make_question(config, ground), session.ledger.limit_seconds
+    training = None if ground.ready is not None else new_training(config, ground, limit)
+    supernet = training.supernet if training is not None else ground.ready.supernet  # type: ignore[union-attr]
+    scoring = _scoring(config, ground, supernet, {})
+    rows = cost_range(ground.space, scoring.cost_of, question.limits)
+    session.watcher.say(f"{ground.space.size():,} subnets in {ground.space.name}:")
+    for row in rows:
+        within = "" if row.within else "  (over the limit)"
+        session.watcher.say(f"  {row.name:9}{row.macs / 1e6:9.2f}M MACs {row.params / 1e3:9.1f}k params{within}")
+    if limit is None:
+        return
+    found = probe(
+        supernet, training, ground.task, batch_size=config.batch_size, calibration=config.calibration_images,
+        clock=session.clock, device=ground.device,
+    )  # fmt: skip
+    check_affordable(found, limit, session.ledger.spent(), config.budget)
+
+
+def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen) -> Scoring:
+    """How candidates are scored in this run."""
+    task, images = ground.task, {}
+    for policy in config.calibrations:
+        if policy == "source":
+            images[policy] = frozen.source_images_BCHW.to(ground.device)
+        else:
+            images[policy] = calibration_images(
+                policy,
+                task.source,
+                task.target,
+                seed=config.seed,
+                device=ground.device,
+                limit=config.calibration_images,
+            )
+    return _scoring(config, ground, frozen.supernet, images)
+
+
+def make_question(config: RunConfig, ground: Ground) -> Question:
+    """What the study searches."""
+    limits = Limits(config.max_macs, config.max_params)
+    return Question(ground.space, config.calibrations, limits, config.sampler, config.cost, config.seed)
+
+
+def make_comparison(config: RunConfig) -> Comparison:
+    """How heads are compared on the finalists."""
+    heads = config.heads
+    return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed)
+
+
+def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
+    task = ground.task
+    fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
+    if config.validation == "holdout" and validation is None:
+        kept, held_out = stratified_split(task.target.labels_N, config.validation_fraction, config.seed)
+        fitted, validation = task.target.subset(kept), task.target.subset(held_out)
+    return Scoring(
+        supernet=supernet,
+        fitted=fitted,
+        validation=validation,
+        class_counts_K=task.target.class_counts_K,
+        calibration_images=images,
+        heads=tuple(HEADS[name]() for name in config.heads.ranking),  # type: ignore[call-arg]
+        objective=config.metric,
+        batch_size=config.batch_size,
+        device=ground.device,
+    )
+
+
+def _request(config: RunConfig, space: SearchSpace, ready: Frozen | None, device: torch.device) -> LoadRequest:
+    return LoadRequest(
+        size=space.max_resolution,
+        channels=None if ready is None else ready.supernet.in_channels,
+        device=device,
+        skip_bad_images=config.skip_bad_images,
+        download=config.download,
+        memory_mib=config.memory_mib,
+    )
+
+
+def _space(config: RunConfig, ready: Frozen | None) -> SearchSpace:
+    if ready is None:
+        assert config.space is not None
+        return SearchSpace.load(config.space)
+    space = ready.supernet.space
+    if config.space is not None and SearchSpace.load(config.space) != space:
+        raise InputError(
+            f"--space must be the one the super-network in {config.supernet} was trained for",
+            got=f"{config.space}, but it was {space.name}",
+            do="Leave --space out.",
+        )
+    return space
+
+
+def _source(config: RunConfig) -> Any:
+    """As `load_task` takes it."""
+    if config.supernet is not None and config.source is None:
+        return "elsewhere"
+    if config.source is None or config.source == "target":
+        return config.source
+    return parse_dataset(config.source)

@@ -1,0 +1,390 @@
+"""The command line: parse, one call a command, print. Progress goes to stderr, the answer to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from nasimb.display import Display
+from nasimb.errors import NasimbError
+
+app = typer.Typer(
+    name="nasimb",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Find the best network your budget can buy for images whose classes are badly imbalanced.
+
+    `nasimb search --budget 3min` runs the whole thing on embedded handwritten digits and prints what it found.
+
+    `nasimb search --data folder:my_photos/ --budget 8gpu-h` does it for your photos, one folder a class.
+    """,
+    epilog="Exit codes: 0 done, 1 the work failed, 2 what was asked is wrong, 130/143 interrupted and resumable.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at images before searching.")
+supernet_app = typer.Typer(no_args_is_help=True, help="Train a super-network once, search with it often.")
+app.add_typer(data_app, name="data")
+app.add_typer(supernet_app, name="supernet")
+
+WHAT, HOW, RUN = "What to search", "How to search", "The run"
+DATA_FORMS = "folder:DIR, list:FILE, arrays:FILE.npz, cifar10:DIR, cifar100:DIR or digits"
+
+
+class Sampling(StrEnum):
+    """How training images are drawn."""
+
+    natural = "natural"
+    balanced = "balanced"
+    sqrt = "sqrt"
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def search(
+    data: Annotated[str | None, typer.Option(help=f"Imbalanced images: {DATA_FORMS}.", rich_help_panel=WHAT)] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help='Balanced images that train the super-network (as --data), or "target": the imbalanced images '
+            "themselves. Default: the data set's own balanced part (digits), else target.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="A super-network trained before; its share goes to the search.", rich_help_panel=WHAT),
+    ] = None,
+    imbalance_factor: Annotated[
+        float | None,
+        typer.Option(help="Make the target long-tailed: largest class / smallest, e.g. 100.", rich_help_panel=WHAT),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Shape of that long tail: exponential or step.", rich_help_panel=WHAT)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What it may cost: 8gpu-h, 2cpu-h, 30min, 200trials, or several joined by commas (first reached "
+            "stops). Default 3min.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Search space: digits-resnet, cifar-resnet, or a YAML file.", rich_help_panel=HOW),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="balanced_accuracy (default), few, worst_recall, g_mean, macro_f1, accuracy; with ,macs or ,params a "
+            "Pareto search of accuracy against cost.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="Most multiply-accumulates an image, e.g. 50M.", rich_help_panel=HOW)
+    ] = None,
+    max_params: Annotated[str | None, typer.Option(help="Most parameters, e.g. 300K.", rich_help_panel=HOW)] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe (default), nsga2 or random.", rich_help_panel=HOW)] = None,
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(
+            help="How the super-network draws its images. Default: balanced; natural on the target itself.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that set BN statistics: source (default), target-natural, target-balanced; several joined by "
+            "commas are searched.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="auto (default), leave-one-out or holdout.", rich_help_panel=HOW),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random. Default 0.", rich_help_panel=RUN)] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/ and a name from data, budget and seed.", rich_help_panel=RUN),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="A YAML file of options, or a shipped one by name; the options here win.", rich_help_panel=RUN
+        ),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other option of the configuration: heads.folds=3.", rich_help_panel=RUN),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:1.", rich_help_panel=RUN)] = None,
+    skip_bad_images: Annotated[
+        bool | None,
+        typer.Option("--skip-bad-images", help="Leave unreadable files out, and count them.", rich_help_panel=RUN),
+    ] = None,
+    download: Annotated[
+        bool | None, typer.Option("--download", help="Allow CIFAR to be downloaded.", rich_help_panel=RUN)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json.", rich_help_panel=RUN)] = False,
+) -> None:
+    """Search the best network for imbalanced images within a budget.
+
+    A super-network is trained on balanced images and frozen; Optuna samples subnets of it; each is scored with a
+    reweighted linear head on all of your images. The winner, a table and the spend are left in the run folder.
+    The same command again resumes an interrupted run.
+    """
+    from nasimb.config import load_config
+    from nasimb.pipeline import run_search
+
+    options: dict[str, Any] = {
+        "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
+        "imbalance_factor": imbalance_factor, "profile": profile, "budget": budget, "space": space,
+        "objective": objective, "max_macs": max_macs, "max_params": max_params, "sampler": sampler,
+        "calibrations": None if calibration is None else calibration.split(","), "validation": validation,
+        "seed": seed, "device": device, "skip_bad_images": skip_bad_images, "download": download,
+    }  # fmt: skip
+    more = [] if sampling is None else [f"training.sampling={sampling.value}"]
+    chosen = load_config(config, options, [*more, *(assign or [])])
+    folder = run or Path("runs") / chosen.run_name()
+    with _watching() as (watcher, stop):
+        result = run_search(chosen, folder, watcher=watcher, stop=stop)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _print_report([folder], Format.terminal)
+
+
+@data_app.command("inspect")
+def inspect(
+    data: Annotated[str, typer.Argument(help=f"{DATA_FORMS}; a bare folder means folder:DIR.")],
+    download: Annotated[bool, typer.Option("--download", help="Allow CIFAR to be downloaded.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Count the classes of a data set, and list every problem that would stop a search.
+
+    Shows the images per class and split, the imbalance factor and the many-, medium- and few-shot groups. Exit code 2
+    if there is a problem.
+    """
+    from nasimb.data import parse_dataset
+    from nasimb.data.base import LoadRequest
+    from nasimb.data.inspect import inspect_dataset
+
+    named = f"folder:{data}" if Path(data).is_dir() else data
+    found = inspect_dataset(parse_dataset(named), LoadRequest(size=32, download=download))
+    if as_json:
+        values = {
+            "classes": json.loads(found.table.to_json(orient="records")),
+            "imbalance_factor": found.imbalance_factor, "groups": found.groups, "channels": found.channels,
+            "fingerprints": found.fingerprints, "skipped": list(found.skipped), "problems": list(found.problems),
+            "remarks": list(found.remarks),
+        }  # fmt: skip
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        from nasimb.report.show import terminal_table
+
+        if len(found.table):
+            _stdout().print(terminal_table(found.table, title=named))
+        if found.imbalance_factor is not None:
+            groups = ", ".join(f"{count} {name}-shot" for name, count in found.groups.items())
+            print(f"imbalance factor {found.imbalance_factor:g}; classes: {groups}")
+        for remark in found.remarks:
+            print(f"note: {remark}")
+        for problem in found.problems:
+            print(f"problem: {problem}")
+        if not found.problems:
+            print("No problem found.")
+    raise typer.Exit(2 if found.problems else 0)
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run folder, running, interrupted or finished.")]) -> None:
+    """Say where a run stands: spend by phase, trials, and the best so far."""
+    from nasimb.report import Run
+    from nasimb.report.status import status_lines
+
+    for line in status_lines(Run.read(run)):
+        print(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One or more finished run folders.")],
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
+) -> None:
+    """Tables of a finished run, or of several side by side.
+
+    One run: the winner against every baseline with 95 % intervals, the Pareto set of cost and accuracy, the spend by
+    phase, and what was done to the data. Several: one line each.
+    """
+    _print_report(runs, form)
+
+
+@app.command()
+def head(
+    source: Annotated[Path, typer.Option("--from", help="A finished run, or a model folder.")],
+    data: Annotated[str, typer.Option(help=f"The new images: {DATA_FORMS}.")],
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="balanced_softmax, inverse_frequency, class_balanced, logit_adjusted, ldam, focal, deferred, "
+            "cross_entropy; or gda, ridge."
+        ),
+    ] = "balanced_softmax",
+    imbalance_factor: Annotated[float | None, typer.Option(help="Make the new images long-tailed.")] = None,
+    profile: Annotated[str, typer.Option(help="Shape of that long tail: exponential or step.")] = "exponential",
+    seed: Annotated[int, typer.Option(help="Of splits, folds and the long tail.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the new model goes. Default: the next free FROM/heads/NUMBER.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave unreadable files out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Retrain only the head of a finished model on new long-tailed images, with other classes if need be.
+
+    The network stays as it is, to the bit. Printed are the old head, a plain and the reweighted new head, on the new
+    test images; the new model is saved beside the old one, never over it.
+    """
+    from nasimb.report.show import terminal_table
+    from nasimb.retrain import head_table, retrain_head
+
+    result = retrain_head(
+        source, data, loss, imbalance_factor=imbalance_factor, profile=profile, seed=seed, out=out, device=device,
+        skip_bad_images=skip_bad_images,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    for note in result["notes"]:
+        print(f"note: {note}")
+    _stdout().print(terminal_table(head_table(result), title=f"{data}, on {result['test_images']} test images"))
+    print(f"saved in {result['saved']}")
+
+
+@supernet_app.command("train")
+def supernet_train(
+    source: Annotated[str, typer.Option(help=f"Balanced images: {DATA_FORMS}.")],
+    out: Annotated[Path, typer.Option(help="Folder of the super-network.")],
+    budget: Annotated[str, typer.Option(help="What it may cost: 4gpu-h, 30min, 2cpu-h.")],
+    space: Annotated[str, typer.Option(help="Search space, by name or YAML file.")] = "cifar-resnet",
+    sampling: Annotated[Sampling, typer.Option(help="How images are drawn.")] = Sampling.balanced,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Allow CIFAR to be downloaded.")] = False,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Any option of the training: batch_size=128.")
+    ] = None,
+) -> None:
+    """Train a super-network on balanced images and keep it for any number of searches (--supernet DIR).
+
+    The same command again resumes an interrupted training.
+    """
+    from nasimb.config import load_config
+    from nasimb.pipeline import train_supernet
+
+    assignments = [f"training.sampling={sampling.value}", *(f"training.{text}" for text in assign or [])]
+    options = {"data": source, "source": source, "space": space, "budget": budget, "seed": seed, "device": device,
+               "download": download}  # fmt: skip
+    config = load_config(None, options, assignments)
+    with _watching() as (watcher, stop):
+        info = train_supernet(config, out, watcher=watcher, stop=stop)
+    print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
+    print(f"nasimb search --supernet {out} --data ... --budget ...")
+
+
+def main() -> None:
+    """Entry point of the `nasimb` command: errors in one line on stderr, exit codes as documented."""
+    # Before torch is imported: threads that spin while they wait slow everything down thirtyfold on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app(standalone_mode=False)
+    except NasimbError as error:
+        print(f"nasimb: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"nasimb: the disk must be readable and writable; got {error}. Mend that, and give the same command again "
+              "to go on.", file=sys.stderr)  # fmt: skip
+        sys.exit(1)
+
+
+def _stdout() -> Console:
+    """Tables on stdout: as wide as they need to be where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+@contextmanager
+def _watching() -> Iterator[tuple[Display, Callable[[], int]]]:
+    """Progress on stderr, and Ctrl-C and SIGTERM turned into a question the run asks after every unit of work.
+
+    The second signal is not held back.
+    """
+    received = [0]
+
+    def note(number: int, frame: object) -> None:
+        received[0] = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Display(Console(stderr=True)) as display:
+            yield display, lambda: received[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_report(folders: list[Path], form: Format) -> None:
+    from nasimb.report import Run, comparison, models, pareto, show, spend
+
+    runs = [Run.read(folder) for folder in folders]
+    for run in runs:
+        run.finished_result()
+    if form is Format.json:
+        print(json.dumps([run.result for run in runs], indent=2, ensure_ascii=False))
+        return
+    if len(runs) > 1:
+        tables = {"Runs": comparison(runs)}
+    else:
+        tables = {"Winner and baselines (test split)": models(runs[0]), "Pareto set (held out)": pareto(runs[0]),
+                  "Spend": spend(runs[0])}  # fmt: skip
+    for title, table in tables.items():
+        if form is Format.terminal:
+            _stdout().print(show.terminal_table(table, title=title))
+        else:
+            print(show.markdown_table(table, title=title) if form is Format.markdown else table.to_csv(index=False))
+    if len(runs) == 1 and form is not Format.csv:
+        for line in show.closing_lines(runs[0], folders[0]):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Progress for people, on stderr: one live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from nasimb.budget import Clock
+from nasimb.progress import Progress
+
+LABELS = {
+    "prepare": "reading the data",
+    "supernet": "training the super-network",
+    "search": "searching",
+    "head": "fitting heads on the finalists",
+    "evaluate": "testing",
+}
+BAR = 24
+
+
+class Display:
+    """A `nasimb.progress.Watcher` for the command line; use it as a context manager.
+
+    Args:
+        every_seconds: longest silence where there is no terminal.
+    """
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic, every_seconds: float = 10.0) -> None:
+        self._console, self._clock, self._every_seconds = console, clock, every_seconds
+        self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self._phase, self._shown = "", float("-inf")
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.update(Text(""))
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, progress: Progress) -> None:
+        """The live line, or a plain one if the phase is new or the last one is long ago."""
+        if self._live is not None:
+            self._live.update(Text(sentence(progress, bar=True), overflow="ellipsis", no_wrap=True))
+            return
+        due = self._clock() - self._shown >= self._every_seconds
+        if due or progress.phase != self._phase:
+            self._phase, self._shown = progress.phase, self._clock()
+            self.say(sentence(progress, bar=False))
+
+
+def sentence(progress: Progress, *, bar: bool) -> str:
+    """E.g. `searching  47 %  1m52s of 3m00s  best 0.981 (r12 d1-2-1 ...)`."""
+    done = min(max(progress.fraction, 0.0), 1.0)
+    filled = round(BAR * done)
+    parts = [
+        LABELS.get(progress.phase, progress.phase),
+        "█" * filled + "░" * (BAR - filled) if bar else "",
+        f"{done:.0%}",
+        clock_time(progress.spent_seconds)
+        + ("" if progress.limit_seconds is None else f" of {clock_time(progress.limit_seconds)}"),
+        progress.detail,
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as people read them: 8.2s, 2m05s, 3h20m."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,70 @@
+"""The test split: read here, once a model, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nasimb.data.base import ImageSet
+from nasimb.metrics import Metrics, bootstrap_intervals, measure, paired_difference
+
+RESAMPLES = 2000
+SHOWN = ("balanced_accuracy", "accuracy", "many", "medium", "few")
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """How one model did on the test split.
+
+    Attributes:
+        predicted_N: class of every test image, in the split's order.
+        intervals: 95 % bootstrap intervals by metric, over test images resampled within their class.
+    """
+
+    predicted_N: np.ndarray
+    metrics: Metrics
+    intervals: Mapping[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The "test" part of result.json: fractions, null where a group is empty."""
+        values = {name: getattr(self.metrics, name) for name in SHOWN}
+        more = {name: getattr(self.metrics, name) for name in ("macro_f1", "weighted_f1", "g_mean", "worst_recall")}
+        intervals = {name: list(interval) for name, interval in self.intervals.items()}
+        return {**values, **more, "recalls": list(self.metrics.recalls_K), "ci95": intervals}
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: nn.Module, test: ImageSet, class_counts_K: np.ndarray, *, batch_size: int, device: torch.device, seed: int
+) -> Tested:
+    """Predict every test image and measure.
+
+    Args:
+        model: images_BCHW -> logits_BK over `test.classes`.
+        class_counts_K: training images per class, which decide many, medium and few.
+        seed: of the bootstrap.
+    """
+    predicted_N = torch.empty(len(test), dtype=torch.int64)
+    for images_BCHW, positions_B in test.batches(batch_size, device):
+        predicted_N[positions_B] = model(images_BCHW).argmax(1).cpu()
+    return assess(predicted_N.numpy(), test.labels_N.numpy(), class_counts_K, seed=seed)
+
+
+def assess(predicted_N: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray, *, seed: int) -> Tested:
+    """Metrics and intervals of predictions."""
+    metrics = measure(predicted_N, labels_N, class_counts_K)
+    intervals = bootstrap_intervals(predicted_N, labels_N, class_counts_K, resamples=RESAMPLES, seed=seed)
+    return Tested(predicted_N, metrics, intervals)
+
+
+def gain(better: Tested, over: Tested, test: ImageSet, class_counts_K: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """What one model gains over another on the same images: {metric: [difference, low, high]}, 95 % paired bootstrap."""
+    differences = paired_difference(
+        better.predicted_N, over.predicted_N, test.labels_N.numpy(), class_counts_K, resamples=RESAMPLES, seed=seed
+    )
+    return {name: None if row is None else list(row) for name, row in differences.items()}

@@ -1,0 +1,132 @@
+"""Heads of any kind on the same footing: predictions for images that a head was not fitted to.
+
+A head is named by a string ("gda", "balanced_softmax") or by the options of its loss ({name: focal, gamma: 2}). A loss
+that does not balance the classes comes with its free corrections: {..., posthoc: logit_adjustment, tau: 1.0}.
+
+Shapes: N fitted images, M held-out images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasimb.heads import HEADS, ClosedFormSpec, Head
+from nasimb.heads.folds import out_of_fold, stratified_folds
+from nasimb.heads.logistic import LogisticSpec
+from nasimb.heads.posthoc import logit_adjusted, tau_normalised
+from nasimb.losses import parse_loss
+from nasimb.metrics import measure
+
+Named = str | dict[str, Any]
+
+LOGIT_TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+NORM_TAUS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What one head with one setting predicts for images it was not fitted to.
+
+    Attributes:
+        head: as `fit_head` takes it, the post-hoc correction included.
+        predicted_M: int64 on the CPU; `NO_PREDICTION` where there is none.
+    """
+
+    head: Named
+    setting: float
+    predicted_M: Tensor
+
+
+def by_folds(
+    head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, penalties: tuple[float, ...], folds: int,
+    seed: int,
+) -> list[HeldOut]:  # fmt: skip
+    """Out-of-fold predictions: of a logistic head for every penalty, of a closed form at its best leave-one-out setting.
+
+    Raises:
+        InputError: no such head. WorkError: a feature is not finite.
+    """
+    spec = _spec(head, penalties, folds)
+    if isinstance(spec, LogisticSpec):
+        found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed)
+        counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
+        results = [HeldOut(head, one.setting, one.predicted_N) for one in found]
+        for one in found:
+            for options, adjust in _corrections(spec, counts_K):
+                adjusted = one.adjusted(features_ND, labels_N, adjust)
+                results.append(HeldOut({**_options(head), **options}, one.setting, adjusted.predicted_N))
+        return results
+    setting = _best_setting(spec, features_ND, labels_N, num_classes)
+    fold_N = torch.from_numpy(stratified_folds(labels_N.cpu().numpy(), folds, seed))
+    kept = [(fold_N != fold).nonzero().squeeze(1).to(features_ND.device) for fold in range(folds)]
+    heads = [spec.fit(features_ND[rows], labels_N[rows], num_classes, setting) for rows in kept]
+    return [HeldOut(head, setting, out_of_fold(features_ND, labels_N, fold_N, heads).predicted_N)]
+
+
+def by_holdout(
+    head: Named, features_ND: Tensor, labels_N: Tensor, held_out_MD: Tensor, num_classes: int, *,
+    penalties: tuple[float, ...],
+) -> list[HeldOut]:  # fmt: skip
+    """Predictions for the hold-out by the head fitted to all of `features_ND`, for every setting. Raises as `by_folds`."""
+    spec = _spec(head, penalties, 2)
+    counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
+    results = []
+    for setting in spec.grid:
+        fitted = spec.fit(features_ND, labels_N, num_classes, setting)
+        results.append(HeldOut(head, setting, fitted.logits(held_out_MD).argmax(1).cpu()))
+        if isinstance(spec, LogisticSpec):
+            for options, adjust in _corrections(spec, counts_K):
+                predicted_M = adjust(fitted).logits(held_out_MD).argmax(1).cpu()
+                results.append(HeldOut({**_options(head), **options}, setting, predicted_M))
+    return results
+
+
+def fit_head(head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
+    """The head fitted to all images, its post-hoc correction applied. Raises as `by_folds`."""
+    fitted = _spec(head, (setting,), 2).fit(features_ND, labels_N, num_classes, setting)
+    options = _options(head)
+    counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
+    if options.get("posthoc") == "logit_adjustment":
+        return logit_adjusted(fitted, counts_K, options["tau"])
+    if options.get("posthoc") == "tau_normalisation":
+        return tau_normalised(fitted, options["tau"])
+    return fitted
+
+
+def _spec(head: Named, penalties: tuple[float, ...], folds: int) -> ClosedFormSpec | LogisticSpec:
+    if isinstance(head, str) and head in HEADS:
+        return HEADS[head]()  # type: ignore[call-arg]  # every member has a default for every field
+    loss = {
+        key: value for key, value in _options(head).items() if key not in ("posthoc", "tau") or "posthoc" not in head
+    }
+    return LogisticSpec(loss=parse_loss(loss), penalties=penalties, folds=folds)
+
+
+def _options(head: Named) -> dict[str, Any]:
+    return {"name": head} if isinstance(head, str) else head
+
+
+def _corrections(spec: LogisticSpec, counts_K: Tensor) -> Iterator[tuple[dict[str, Any], Callable[[Head], Head]]]:
+    """Post-hoc corrections of a head whose loss leaves the imbalance in; they cost no fit."""
+    if spec.loss.balances or spec.loss.cosine:
+        return
+    for tau in LOGIT_TAUS:
+        options = {"posthoc": "logit_adjustment", "tau": tau}
+        yield options, partial(logit_adjusted, class_counts_K=counts_K, tau=tau)
+    for tau in NORM_TAUS:
+        yield {"posthoc": "tau_normalisation", "tau": tau}, partial(tau_normalised, tau=tau)
+
+
+def _best_setting(spec: ClosedFormSpec, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> float:
+    """By leave-one-out balanced accuracy, ties by its loss."""
+    labels = labels_N.cpu()
+    counts_K = torch.bincount(labels, minlength=num_classes)
+    results = spec.score(features_ND, labels_N, num_classes)
+    best = max(results, key=lambda r: (measure(r.predicted_N, labels, counts_K).balanced_accuracy, -r.balanced_loss))
+    return best.setting

@@ -1,0 +1,126 @@
+"""The last phase: the winner is refitted, saved, and tested once, beside its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nasimb.cost.latency import latency
+from nasimb.data.base import ImageSet
+from nasimb.data.task import Task
+from nasimb.evaluate import Tested, evaluate_model, gain
+from nasimb.export import Description, Model, load, save
+from nasimb.phases.heads import Choice, HeadWork
+from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.session import Session
+
+PHASE = "evaluate"
+
+
+@dataclass(frozen=True, eq=False)
+class Finalist:
+    """A model on its way to the test.
+
+    Attributes:
+        choice: subnet, calibration and head, with what they achieved on held-out images.
+        model: built from them.
+        cost: MACs, params, latency of one image.
+    """
+
+    choice: Choice
+    model: Model
+    cost: dict[str, Any]
+
+
+def build(
+    scoring: Scoring, work: HeadWork, choice: Choice, target: ImageSet, provenance: Mapping[str, Any]
+) -> Finalist:
+    """The extracted subnet with its head fitted to every target image."""
+    candidate, supernet = choice.candidate, scoring.supernet
+    statistics = statistics_of(scoring, candidate)
+    features_ND = features_of(scoring, candidate, statistics, target)
+    head = work.fit(choice, features_ND, target.labels_N.to(scoring.device))
+    macs, params = scoring.cost_of(candidate.subnet)
+    description = Description(
+        classes=target.classes,
+        class_counts_K=tuple(target.class_counts_K.tolist()),
+        channels=supernet.in_channels,
+        size=supernet.space.max_resolution,
+        space=supernet.space,
+        subnet=candidate.subnet,
+        calibration=candidate.calibration,
+        head={"name": head.name, "setting": head.setting},
+        metrics={"validation": {**choice.metrics, "estimator": choice.estimator}},
+        provenance=dict(provenance),
+    )
+    model = Model(supernet.extract(candidate.subnet, statistics), head.to_module(), description).to(scoring.device)
+    image_BCHW = next(iter(target.batches(1, scoring.device)))[0]
+    return Finalist(choice, model, {"macs": macs, "params": params, "latency_seconds": latency(model, image_BCHW)})
+
+
+def evaluate_models(
+    session: Session, scoring: Scoring, work: HeadWork, choices: Mapping[str, Choice], task: Task,
+    provenance: Mapping[str, Any], *, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The "winner" and "baselines" parts of result.json; leaves the winner in RUN/best.
+
+    What is tested as the winner is what was saved: the folder is loaded again for it.
+    """
+    target, test = task.target, task.test
+    counts_K = target.class_counts_K.numpy()
+    entries: dict[str, dict[str, Any]] = {}
+    tested: dict[str, Tested] = {}
+    for number, (role, choice) in enumerate(choices.items()):
+        finalist = build(scoring, work, choice, target, provenance)
+        model = finalist.model
+        if role == "winner":
+            save(model, session.run.best)
+            model = load(session.run.best).to(scoring.device)
+        tested[role] = evaluate_model(
+            model, test, counts_K, batch_size=scoring.batch_size, device=scoring.device, seed=seed
+        )
+        entries[role] = _entry(finalist, tested[role])
+        session.tick(PHASE, (number + 1) / len(choices), role)
+    for role in entries:
+        if role != "winner":
+            entries[role]["winner_gain"] = gain(tested["winner"], tested[role], test, counts_K, seed=seed)
+    _keep_predictions(session, test, tested)
+    winner = entries.pop("winner")
+    model = load(session.run.best)
+    _describe_again(model, winner)
+    save(model, session.run.best)
+    return {"winner": winner, "baselines": entries}
+
+
+def _entry(finalist: Finalist, tested: Tested) -> dict[str, Any]:
+    choice = finalist.choice
+    return {
+        "name": str(choice.candidate.subnet),
+        "subnet": choice.candidate.subnet.to_dict(),
+        "calibration": choice.candidate.calibration,
+        "head": finalist.model.description.head["name"],
+        "setting": choice.setting,
+        "validation": {**choice.metrics, "estimator": choice.estimator},
+        "test": tested.to_dict(),
+        "cost": finalist.cost,
+    }
+
+
+def _describe_again(model: Model, winner: Mapping[str, Any]) -> None:
+    """Add what the test found to the description that the model carries."""
+    model.description.metrics.update(test=winner["test"], cost=winner["cost"])
+
+
+def _keep_predictions(session: Session, test: ImageSet, tested: Mapping[str, Tested]) -> None:
+    """RUN/predictions.csv: every test image with its label and what each model said, for later comparisons."""
+    classes = np.array(test.classes)
+    columns = {
+        "image": [test.name(position) for position in range(len(test))],
+        "label": classes[test.labels_N.numpy()],
+        **{role: classes[result.predicted_N] for role, result in tested.items()},
+    }
+    session.run.write_text("predictions.csv", pd.DataFrame(columns).to_csv(index=False))

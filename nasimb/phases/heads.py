@@ -1,0 +1,244 @@
+"""The head phase: full heads for the best candidates and for the baselines, compared on images they did not see.
+
+Every (candidate, head) is one unit of work: it is started only if it is expected to fit, written down when it is
+done, and never done twice. What has no time keeps the closed-form head that ranked it, so there is always a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nasimb.heads import Head
+from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
+from nasimb.metrics import Metrics, measure, objective_value
+from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.limits import Limits
+from nasimb.search.trial import Candidate, Trial, best_first
+from nasimb.session import Session
+from nasimb.space import Subnet
+
+FILE = "heads.jsonl"
+PLAIN = "cross_entropy"
+PHASE = "head"
+BASELINES = ("smallest", "random")
+"""Compared besides the finalists; the largest is compared before the search begins."""
+MODELS = 5
+TIMING_SECONDS = 0.4
+MOST_FOR_HEADS = 0.2
+"""Share of a time limit that comparing heads may keep from the search."""
+FIRST_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A candidate with the head it goes to the test with.
+
+    Attributes:
+        head: name of a closed-form head, or a loss of the logistic head with its options.
+        setting: penalty or shrinkage.
+        value: the objective on held-out images; `metrics` has more of them.
+        estimator: how they were held out: "leave-one-out", "5-fold", "holdout".
+        seconds: it took.
+    """
+
+    candidate: Candidate
+    head: Named
+    setting: float
+    value: float
+    metrics: dict[str, float | None]
+    estimator: str
+    seconds: float
+
+    def to_line(self) -> dict[str, Any]:
+        """A line of heads.jsonl."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "candidate"}
+        return {"subnet": self.candidate.subnet.to_dict(), "calibration": self.candidate.calibration, **values}
+
+    @classmethod
+    def from_line(cls, line: dict[str, Any]) -> Choice:
+        """Undo `to_line`."""
+        values = dict(line)
+        candidate = Candidate(Subnet.from_dict(values.pop("subnet")), values.pop("calibration"))
+        return cls(candidate=candidate, **values)
+
+    @classmethod
+    def of_trial(cls, trial: Trial, estimator: str) -> Choice:
+        """The closed-form head that a trial was ranked by."""
+        assert trial.head is not None
+        assert trial.setting is not None
+        assert trial.score is not None
+        metrics = {name: getattr(trial, name) for name in ("balanced_accuracy", "many", "medium", "few")}
+        return cls(trial.candidate, trial.head, trial.setting, trial.score, metrics, estimator, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """How heads are compared.
+
+    Attributes:
+        heads: tried on every finalist.
+        count: how many of the best candidates are finalists.
+        folds: stratified; not used where there is a hold-out.
+        penalties: of the logistic head.
+        seed: of the folds.
+    """
+
+    heads: tuple[Named, ...]
+    count: int
+    folds: int
+    penalties: tuple[float, ...]
+    seed: int
+
+
+class HeadWork:
+    """The units of work of one run, done and to do.
+
+    Args:
+        session: where they are written and charged.
+        scoring: how features are made.
+        num_test: images of the test split, which the evaluate phase has to afford.
+    """
+
+    def __init__(self, session: Session, scoring: Scoring, comparison: Comparison, *, num_test: int) -> None:
+        self.session, self.scoring, self.comparison = session, scoring, comparison
+        self._num_test = num_test
+        self._done: dict[tuple[Candidate, str], list[Choice]] = {}
+        for line in session.run.read_lines(FILE):
+            choices = [Choice.from_line(values) for values in line["choices"]]
+            self._done[choices[0].candidate, repr(line["unit"])] = choices
+        self._feature_seconds = 0.0
+
+    def measure_largest(self, candidate: Candidate) -> None:
+        """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most."""
+        start = self.session.clock()
+        self._features(candidate)
+        self._feature_seconds = self.session.clock() - start
+        self._try(candidate, [*dict.fromkeys([PLAIN, *self.comparison.heads])], 0.0, 0.0)
+
+    def evaluate_seconds(self) -> float:
+        """What the evaluate phase needs: five models, each with features of target and test, one fit, one timing."""
+        fits = [seconds / (self.comparison.folds * len(self.comparison.penalties)) for seconds in self._unit_seconds()]
+        share = 1 + self._num_test / len(self.scoring.fitted)
+        return 1.25 * MODELS * (self._feature_seconds * share + max(fits, default=0.0) + TIMING_SECONDS) + 1.0
+
+    def tail_seconds(self, finished: int) -> float:
+        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
+
+        Args:
+            finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
+                to compare.
+        """
+        if finished < FIRST_TRIALS:
+            return self.evaluate_seconds()
+        candidates = self.comparison.count + len(BASELINES)
+        heads = 1.1 * candidates * (sum(self._unit_seconds()) + self._feature_seconds)
+        return min(heads, MOST_FOR_HEADS * (self.session.ledger.limit_seconds or 0.0)) + self.evaluate_seconds()
+
+    def _unit_seconds(self) -> list[float]:
+        """The longest that every kind of unit has taken."""
+        longest: dict[str, float] = {}
+        for (_, head), unit in self._done.items():
+            longest[head] = max(longest.get(head, 0.0), unit[0].seconds)
+        return list(longest.values())
+
+    def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
+        """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random."""
+        ranked = best_first(list(trials))
+        within = [trial for trial in ranked if limits.exceeded(trial.macs, trial.params) is None]
+        finalists = within[: self.comparison.count]
+        baselines = {kind: next((t for t in ranked if t.kind == kind), None) for kind in ("smallest", "largest")}
+        baselines["random"] = next((t for t in within if t.kind == "random"), None)
+        order = list(dict.fromkeys([finalists[0], *(t for t in baselines.values() if t is not None), *finalists[1:]]))
+        for number, trial in enumerate(order):
+            self._try(trial.candidate, self.comparison.heads, self.evaluate_seconds(), number / len(order))
+        # A held-out value of folds and one of leave-one-out do not compare, so only those that had time stand for election.
+        tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
+        found = {"winner": max((self._best(trial) for trial in tried), key=lambda choice: choice.value)}
+        found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
+        largest = baselines["largest"]
+        plain = None if largest is None else self._done.get((largest.candidate, repr(PLAIN)))
+        return found if plain is None else {**found, "largest_plain_head": plain[0]}
+
+    def fit(self, choice: Choice, features_ND: Tensor, labels_N: Tensor) -> Head:
+        """The chosen head, fitted to all of these images."""
+        return fit_head(choice.head, features_ND, labels_N, self.scoring.fitted.num_classes, choice.setting)
+
+    def _tried(self, candidate: Candidate) -> list[Choice]:
+        """The best of every head that has been compared for a candidate; the plain head is no choice of its own."""
+        units = [self._done.get((candidate, repr(head)), []) for head in self.comparison.heads]
+        return [choice for unit in units for choice in unit]
+
+    def _best(self, trial: Trial) -> Choice:
+        tried = self._tried(trial.candidate)
+        estimator = "leave-one-out" if self.scoring.validation is None else "holdout"
+        return max(tried, key=lambda choice: choice.value) if tried else Choice.of_trial(trial, estimator)
+
+    def _try(self, candidate: Candidate, heads: Sequence[Named], reserve_seconds: float, done: float) -> None:
+        """Compare every head of `heads` on a candidate that is not done and still fits."""
+        features: tuple[Tensor, Tensor | None] | None = None
+        for head in heads:
+            if (candidate, repr(head)) in self._done:
+                continue
+            expected = max(
+                (unit[0].seconds for (_, done_head), unit in self._done.items() if done_head == repr(head)), default=0.0
+            )
+            if expected + self._feature_seconds > self.session.ledger.remaining() - reserve_seconds:
+                continue
+            features = features or self._features(candidate)
+            choices = self._compare(candidate, head, *features)
+            self._done[candidate, repr(head)] = choices
+            line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
+            self.session.run.append_line(FILE, line)
+            best = max(choices, key=lambda choice: choice.value)
+            self.session.tick(PHASE, done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}")
+
+    def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
+        """Of the fitted images, and of the hold-out if there is one."""
+        scoring = self.scoring
+        statistics = statistics_of(scoring, candidate)
+        fitted_ND = features_of(scoring, candidate, statistics, scoring.fitted)
+        if scoring.validation is None:
+            return fitted_ND, None
+        return fitted_ND, features_of(scoring, candidate, statistics, scoring.validation)
+
+    def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
+        """The head as it is and with each post-hoc correction, every one at its best setting by held-out predictions."""
+        scoring, comparison = self.scoring, self.comparison
+        start = self.session.clock()
+        labels_N, num_classes = scoring.fitted.labels_N.to(scoring.device), scoring.fitted.num_classes
+        if held_MD is None:
+            found = by_folds(
+                head, fitted_ND, labels_N, num_classes,
+                penalties=comparison.penalties, folds=comparison.folds, seed=comparison.seed,
+            )  # fmt: skip
+            truth_M, estimator = scoring.fitted.labels_N, f"{comparison.folds}-fold"
+        else:
+            assert scoring.validation is not None
+            found = by_holdout(head, fitted_ND, labels_N, held_MD, num_classes, penalties=comparison.penalties)
+            truth_M, estimator = scoring.validation.labels_N, "holdout"
+        best: dict[str, tuple[float, HeldOut, Metrics]] = {}
+        for one in found:
+            metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
+            value, kind = objective_value(metrics, scoring.objective), _name(one.head)
+            if kind not in best or value > best[kind][0]:
+                best[kind] = value, one, metrics
+        seconds = self.session.clock() - start
+        return [
+            Choice(candidate, one.head, one.setting, value, _shown(metrics), estimator, seconds)
+            for value, one, metrics in best.values()
+        ]
+
+
+def _shown(metrics: Metrics) -> dict[str, float | None]:
+    return {name: getattr(metrics, name) for name in ("balanced_accuracy", "many", "medium", "few")}
+
+
+def _name(head: Named) -> str:
+    """Of a head with its post-hoc correction, without its options."""
+    if isinstance(head, str):
+        return head
+    return str(head["name"]) + (f" + {head['posthoc']}" if "posthoc" in head else "")

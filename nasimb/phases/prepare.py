@@ -1,0 +1,135 @@
+"""Before anything is spent: load, check, and refuse what cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nasimb.budget import Clock
+from nasimb.data.task import Task
+from nasimb.errors import BudgetError, InputError
+from nasimb.nn.moments import given
+from nasimb.space import SearchSpace
+from nasimb.supernet.base import Supernet
+from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.train import Training
+
+SMALLEST_STEPS = 30
+"""Training steps below which a super-network is noise (heuristic)."""
+SMALLEST_TRIALS = 3
+MODELS_TESTED = 5
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means here.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError("the device must be auto, cpu or cuda[:number]", got=repr(name), do="Choose one.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"the device {name} must exist", got=f"{torch.cuda.device_count()} CUDA devices", do="Use --device auto."
+        )
+    return device
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Seconds of the units of work, measured before the run on its own data and device.
+
+    Attributes:
+        step_seconds: one training step of the super-network; 0 where none is trained.
+        trial_seconds: scoring the largest subnet, heads not included.
+        test_seconds: the largest subnet over the test split.
+    """
+
+    step_seconds: float
+    trial_seconds: float
+    test_seconds: float
+
+    def smallest_budget_seconds(self, spent_seconds: float) -> float:
+        """The least that gives a trained super-network, three candidates, and a tested winner with its baselines."""
+        # Each model that is tested has its head refitted on the features of the whole target first.
+        tail = MODELS_TESTED * (self.trial_seconds + self.test_seconds)
+        work = SMALLEST_STEPS * self.step_seconds + SMALLEST_TRIALS * self.trial_seconds + tail
+        return 1.5 * work + spent_seconds + 1.0
+
+
+def probe(
+    supernet: Supernet, training: Training | None, task: Task, *, batch_size: int, calibration: int, clock: Clock,
+    device: torch.device,
+) -> Probe:  # fmt: skip
+    """Measure one step and one batch; nothing trained is kept."""
+    space = supernet.space
+    step_seconds = 0.0
+    if training is not None:
+        training.step(0.0)  # the first step also decides the precision and warms up
+        step_seconds = _seconds(lambda: training.step(0.0), clock, device)
+    batch = task.target.subset(torch.arange(min(len(task.target), batch_size)))
+    images_BCHW = next(iter(batch.batches(len(batch), device)))[0]
+    with torch.no_grad():
+        statistics = calibrate(supernet, space.largest(), images_BCHW)
+        sweep = _seconds(lambda: supernet.features(images_BCHW, space.largest(), given(statistics)), clock, device)
+    image_seconds = sweep / len(batch)
+    # Calibration computes moments besides: about two plain sweeps an image.
+    trial_seconds = image_seconds * (len(task.target) + 2 * calibration)
+    return Probe(step_seconds, trial_seconds, image_seconds * len(task.test))
+
+
+def check_affordable(found: Probe, limit_seconds: float | None, spent_seconds: float, budget: str) -> None:
+    """Refuse a budget that cannot buy the smallest useful run.
+
+    Raises:
+        BudgetError: names the smallest budget that works.
+    """
+    smallest = found.smallest_budget_seconds(spent_seconds)
+    if limit_seconds is not None and limit_seconds < smallest:
+        raise BudgetError(
+            "the budget must buy a trained super-network, a few candidates and a tested winner",
+            got=f"{budget}, that is {limit_seconds:.0f} s here",
+            do=f"Give at least {_round_up(smallest)} on this machine, or a smaller --space.",
+        )
+
+
+def check_space_fits(space: SearchSpace, task: Task) -> None:
+    """Raise InputError where a space asks for more than the images can give."""
+    if len(task.target.classes) < 2:
+        raise InputError("there must be two classes at least", got=len(task.target.classes), do="Add a class.")
+    strides = 1
+    for stage in space.stages:
+        strides *= stage.stride
+    if space.resolutions[0] < strides:
+        raise InputError(
+            f"the smallest resolution of {space.name} must outlast its strides",
+            got=f"{space.resolutions[0]} pixels under strides of {strides} in all",
+            do="Raise resolutions or lower strides in the space.",
+        )
+
+
+def _seconds(work: Callable[[], object], clock: Clock, device: torch.device) -> float:
+    """Median of three."""
+    taken = []
+    for _ in range(3):
+        start = clock()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(clock() - start)
+    return sorted(taken)[1]
+
+
+def _round_up(seconds: float) -> str:
+    """A budget a little above, as one would type it."""
+    if seconds < 55:
+        return f"{5 * (int(seconds) // 5 + 1)}s"
+    if seconds < 3300:
+        return f"{int(seconds) // 60 + 1}min"
+    return f"{int(seconds / 360 + 1) / 10:g}h"

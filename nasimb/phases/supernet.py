@@ -1,0 +1,116 @@
+"""The super-network phase: train within a share of the budget, survive a kill, leave a folder others can use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasimb.data.base import ImageSet
+from nasimb.errors import DataError, InputError, Interrupted
+from nasimb.session import Session
+from nasimb.supernet.base import Supernet
+from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_supernet, write_tensors
+from nasimb.supernet.train import STATE_FILE, Training
+
+CALIBRATION_FILE = "calibration.safetensors"
+SAVE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A super-network ready to be searched.
+
+    Attributes:
+        supernet: frozen, on the device.
+        source_images_BCHW: class-balanced images of its source, uint8 on the CPU; they calibrate BN statistics.
+        source_hashes: content hash of every image it was trained on, to find leaks.
+        info: how it was trained.
+    """
+
+    supernet: Supernet
+    source_images_BCHW: Tensor
+    source_hashes: frozenset[str]
+    info: dict[str, Any]
+
+    def check_unseen(self, images: ImageSet, split: str) -> None:
+        """Raise DataError if the super-network was trained on an image of `images`."""
+        if (images.size, images.channels) != (self.supernet.space.max_resolution, self.supernet.in_channels):
+            return
+        seen = [position for position, digest in enumerate(images.hashes()) if digest in self.source_hashes]
+        if seen:
+            raise DataError(
+                f"a ready super-network must not have been trained on images of the {split} split",
+                got=f"{len(seen)} of {len(images)}, for example {images.name(seen[0])}",
+                do="Train one within this run (leave --supernet out), so that a hold-out is kept from it.",
+            )
+
+
+def train(
+    session: Session, training: Training, folder: Path, *, seconds: float | None, steps: int, info: Mapping[str, Any],
+    source_images_BCHW: Tensor, phase: str = "supernet",
+) -> Frozen:  # fmt: skip
+    """Train until the phase's share is spent (or for so many steps), then write the folder.
+
+    Continues from the last snapshot if there is one; time lost with a kill stays charged.
+
+    Args:
+        seconds: what the phase may spend in all; None: `steps` decides.
+        info: kept in supernet.json.
+    """
+    if (folder / STATE_FILE).exists():
+        training.resume(folder)
+    saved_at = session.clock()
+    loss = None
+
+    def progress() -> float:
+        if seconds is None:
+            return training.steps_done / steps
+        return session.ledger.spent(phase) / seconds
+
+    while (done := progress()) < 1:
+        loss = training.step(done)
+        try:
+            session.tick(phase, done, f"step {training.steps_done}")
+        except Interrupted:
+            training.save(folder)
+            raise
+        if session.clock() - saved_at >= SAVE_EVERY_SECONDS:
+            training.save(folder)
+            saved_at = session.clock()
+    supernet = training.finished()
+    last = {} if loss is None else {"last_loss": round(float(loss), 4)}
+    more = {"steps": training.steps_done, "precision": training.precision, **last}
+    hashes = frozenset(training.source.hashes())
+    metadata = {"source_hashes": json.dumps(sorted(hashes))}
+    write_tensors(folder / CALIBRATION_FILE, {"images": source_images_BCHW}, metadata)
+    save_supernet(supernet, folder, {**info, **more})
+    # The snapshot is of no more use; without it, a finished super-network is what a resumed run finds.
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return Frozen(supernet, source_images_BCHW.cpu(), hashes, {**info, **more})
+
+
+def load(folder: Path, device: torch.device) -> Frozen:
+    """A super-network that `train` left.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    supernet, info = load_supernet(folder)
+    tensors, metadata = read_tensors(folder / CALIBRATION_FILE)
+    try:
+        hashes = frozenset(json.loads(metadata["source_hashes"]))
+        images_BCHW = tensors["images"]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / CALIBRATION_FILE} must be whole", got=error, do="Copy the folder again.") from None
+    return Frozen(supernet.to(device), images_BCHW, hashes, info)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `train` has finished here."""
+    return (folder / "supernet.safetensors").exists()

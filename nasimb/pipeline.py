@@ -1,0 +1,165 @@
+"""One run, from a configuration to a result: the story of nasimb. Read this file first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasimb import assemble
+from nasimb.budget import Budget, Clock, Ledger
+from nasimb.config import RunConfig
+from nasimb.errors import InputError
+from nasimb.phases.evaluate import evaluate_models
+from nasimb.phases.heads import HeadWork
+from nasimb.phases.prepare import choose_device
+from nasimb.phases.search import search
+from nasimb.progress import Silent, Watcher
+from nasimb.rundir import RunDir, environment
+from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, Candidate, Trial
+from nasimb.session import Session, Stop
+
+
+def run_search(
+    config: RunConfig,
+    folder: Path,
+    *,
+    clock: Clock = time.monotonic,
+    watcher: Watcher | None = None,
+    stop: Stop = lambda: 0,
+) -> dict[str, Any]:
+    """Search the best network for `config` in the run folder `folder`; continues a run that was interrupted.
+
+    Args:
+        clock: where the budget's time comes from.
+        watcher: shown every step.
+        stop: asked after every unit of work for a signal number; 0 goes on.
+
+    Returns:
+        The contents of `folder/result.json`.
+
+    Raises:
+        InputError: something asked for is wrong (one sentence); a run refused at its start leaves nothing behind.
+        Interrupted: `stop` returned a signal; everything finished is saved.
+    """
+    run, watcher = RunDir(folder), watcher or Silent()
+    device, budget = choose_device(config.device), Budget.parse(config.budget)
+    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+    with run.claimed():
+        continued = run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        result = run.read_json("result.json")
+        if result is not None:
+            watcher.say(f"{folder} is finished; this is what it found.")
+            return result
+        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
+        spending = session.ledger.phase
+
+        ground = _prepare(session, config, device, continued=continued)
+        with spending("supernet"):
+            frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
+        scoring, question = assemble.make_scoring(config, ground, frozen), assemble.make_question(config, ground)
+        heads = HeadWork(session, scoring, assemble.make_comparison(config), num_test=len(ground.task.test))
+        with spending("head"):
+            heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
+        with spending("search"):
+            trials = search(session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds)
+        with spending("head"):
+            choices = heads.choose(trials, question.limits)
+        with spending("evaluate"):
+            provenance = _provenance(session, config, ground)
+            models = evaluate_models(session, scoring, heads, choices, ground.task, provenance, seed=config.seed)
+        result = {
+            "schema": 1,
+            **models,
+            "spend": _spend(session, budget),
+            "trials": _count(trials),
+            "notes": list(ground.task.notes),
+            "provenance": provenance,
+        }
+        run.write_json("result.json", result)
+        return result
+
+
+def _prepare(session: Session, config: RunConfig, device: torch.device, *, continued: bool) -> assemble.Ground:
+    """Everything that can be wrong is found here; a run refused here leaves no folder in the way of the next."""
+    try:
+        with session.ledger.phase("prepare"):
+            ground = assemble.load_ground(config, device)
+            if not continued:
+                for note in ground.task.notes:
+                    session.watcher.say(note)
+                assemble.check_budget(session, config, ground)
+    except InputError:
+        if not continued:
+            session.run.discard()
+        raise
+    classes = {"classes": list(ground.task.target.classes), "source_classes": list(ground.task.source.classes)}
+    session.run.write_json("splits.json", {**classes, "indices": ground.task.splits()})
+    return ground
+
+
+def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) -> dict[str, Any]:
+    found = session.run.read_json("environment.json") or {}
+    return {
+        "seed": config.seed,
+        "device": str(ground.device),
+        "versions": found.get("versions", {}),
+        "data": ground.task.fingerprints(),
+        "source_is_target": ground.task.source_is_target,
+        "commit": found.get("commit"),
+        "command": found.get("command"),
+    }
+
+
+def _spend(session: Session, budget: Budget) -> dict[str, Any]:
+    ledger = session.ledger
+    return {
+        "limit": budget.text,
+        "limit_seconds": ledger.limit_seconds,
+        "spent_seconds": round(ledger.spent(), 3),
+        "by_phase": {phase: round(seconds, 3) for phase, seconds in ledger.by_phase().items()},
+    }
+
+
+def _count(trials: list[Trial]) -> dict[str, int]:
+    states = Counter(trial.state for trial in trials)
+    names = {"finished": FINISHED, "cached": CACHED, "infeasible": INFEASIBLE, "failed": FAILED}
+    return {**{name: states[state] for name, state in names.items()}, "screened_out": 0}
+
+
+def train_supernet(
+    config: RunConfig,
+    folder: Path,
+    *,
+    clock: Clock = time.monotonic,
+    watcher: Watcher | None = None,
+    stop: Stop = lambda: 0,
+) -> dict[str, Any]:
+    """Train a super-network on `config.source` and leave it in `folder` for `nasimb search --supernet`; resumes.
+
+    Returns:
+        How it was trained, as in supernet.json.
+
+    Raises:
+        InputError: as `run_search`, or the folder holds something else. Interrupted: as `run_search`.
+    """
+    run, watcher = RunDir(folder), watcher or Silent()
+    device, budget = choose_device(config.device), Budget.parse(config.budget)
+    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+    if limit_seconds is None:
+        raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
+    with run.claimed():
+        run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
+        try:
+            with session.ledger.phase("prepare"):
+                ground = assemble.load_source(config, device)
+        except InputError:
+            run.discard()
+            raise
+        with session.ledger.phase("supernet"):
+            return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info

@@ -1,0 +1,44 @@
+"""What a long run tells whoever watches it: values, shown by somebody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        phase: "prepare", "supernet", "search", "head" or "evaluate".
+        fraction: of the phase that is done, 0..1.
+        spent_seconds, limit_seconds: of the whole run; no limit is None.
+        detail: the newest result of the phase.
+    """
+
+    phase: str
+    fraction: float
+    spent_seconds: float
+    limit_seconds: float | None
+    detail: str
+
+
+class Watcher(Protocol):
+    """Gets to see a run."""
+
+    def say(self, line: str) -> None:
+        """One line worth keeping."""
+
+    def show(self, progress: Progress) -> None:
+        """The newest state, called after every unit of work; cheap."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Say nothing."""
+
+    def show(self, progress: Progress) -> None:
+        """Show nothing."""

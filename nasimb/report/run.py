@@ -1,0 +1,66 @@
+"""One run folder, read for a report; finished or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nasimb.budget import read_account
+from nasimb.errors import InputError
+from nasimb.rundir import RunDir
+from nasimb.search.trial import Trial
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        name: of the folder.
+        result: result.json, or None while the run is not finished.
+        trials: every row of trials.csv as a value.
+        spent_seconds: by phase.
+    """
+
+    name: str
+    config: dict[str, Any]
+    result: dict[str, Any] | None
+    trials: list[Trial]
+    spent_seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """Read a run folder without changing it.
+
+        Raises:
+            InputError: it is no run folder. ResumeError: a file of it is damaged.
+        """
+        folder = RunDir(path)
+        return cls(
+            name=path.name,
+            config=folder.config(),
+            result=folder.read_json("result.json"),
+            trials=[Trial.from_row(row) for row in folder.read_trials()],
+            spent_seconds=read_account(folder.ledger),
+        )
+
+    def finished_result(self) -> dict[str, Any]:
+        """The result of a finished run.
+
+        Raises:
+            InputError: it is not finished.
+        """
+        if self.result is None:
+            raise InputError(
+                "a report needs a finished run",
+                got=f"{self.name}, which has no result.json yet",
+                do="Give the same search command again to finish it, or ask nasimb status.",
+            )
+        return self.result
+
+    def trials_frame(self) -> pd.DataFrame:
+        """One row a trial, columns as in trials.csv, with numbers as numbers."""
+        return pd.DataFrame([trial.to_row() for trial in self.trials])

@@ -1,0 +1,32 @@
+"""Where a run stands, finished or not, in a few lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from nasimb.report.run import Run
+from nasimb.search.trial import best_first
+
+
+def status_lines(run: Run) -> list[str]:
+    """State, budget, spend by phase, trials and the best so far."""
+    state = "finished" if run.result is not None else "not finished; the same search command goes on"
+    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in run.spent_seconds.items())
+    lines = [
+        f"{run.name}: {state}",
+        f"budget   {run.config['budget']}",
+        f"spent    {sum(run.spent_seconds.values()):.1f} s ({spent or 'nothing yet'})",
+    ]
+    states = Counter(trial.state for trial in run.trials)
+    if states:
+        lines.append("trials   " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    ranked = best_first(run.trials)
+    if ranked:
+        best = ranked[0]
+        lines.append(
+            f"best     {best.score:.4f} held out, {best.macs:,} MACs, {best.params:,} params: {best.candidate}"
+        )
+    if run.result is not None:
+        test = run.result["winner"]["test"]
+        lines.append(f"winner   {test['balanced_accuracy']:.4f} balanced accuracy on the test split")
+    return lines

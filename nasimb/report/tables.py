@@ -1,0 +1,134 @@
+"""The tables of a report. Cells are text as a reader wants it; the numbers behind them are in result.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from nasimb.report.run import Run
+from nasimb.search.trial import FINISHED, pareto_set
+
+NAMES = {
+    "winner": "winner",
+    "random": "best of random",
+    "largest": "largest",
+    "largest_plain_head": "largest, plain head",
+    "smallest": "smallest",
+}
+GROUPS = ("many", "medium", "few")
+
+
+def models(run: Run) -> pd.DataFrame:
+    """Winner and baselines on the test split: points (0..100) with 95 % intervals, cost, and the winner's gain."""
+    result = run.finished_result()
+    entries = {"winner": result["winner"], **result["baselines"]}
+    rows = []
+    for key, label in NAMES.items():
+        entry = entries.get(key)
+        if entry is None:
+            continue
+        test, cost = entry["test"], entry["cost"]
+        rows.append(
+            {
+                "model": label,
+                "balanced accuracy": _with_interval(test, "balanced_accuracy"),
+                **{group: _with_interval(test, group) for group in GROUPS},
+                "MACs": _amount(cost["macs"]),
+                "params": _amount(cost["params"]),
+                "ms/image": "" if cost["latency_seconds"] is None else f"{1000 * cost['latency_seconds']:.2f}",
+                "head": entry["head"],
+                "winner gains": _gain(entry.get("winner_gain"), "balanced_accuracy"),
+                "gains few": _gain(entry.get("winner_gain"), "few"),
+            }
+        )
+    return _without_empty_columns(pd.DataFrame(rows))
+
+
+def pareto(run: Run, cost: str = "macs", most: int = 12) -> pd.DataFrame:
+    """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows."""
+    front = pareto_set(run.trials, cost)
+    if len(front) > most:
+        front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
+    return pd.DataFrame(
+        [
+            {
+                "trial": trial.number,
+                "score": _points(trial.score),
+                "few": _points(trial.few),
+                "MACs": _amount(trial.macs),
+                "params": _amount(trial.params),
+                "subnet": str(trial.candidate),
+            }
+            for trial in front
+        ]
+    )
+
+
+def spend(run: Run) -> pd.DataFrame:
+    """Seconds and share of the limit by phase; the last row adds up."""
+    limit = (run.result or {}).get("spend", {}).get("limit_seconds")
+    rows = [*run.spent_seconds.items(), ("in all", sum(run.spent_seconds.values()))]
+    frame = pd.DataFrame([{"phase": phase, "seconds": f"{seconds:.1f}"} for phase, seconds in rows])
+    if limit:
+        frame["of the limit"] = [f"{seconds / limit:.1%}" for _, seconds in rows]
+    return frame
+
+
+def comparison(runs: Sequence[Run]) -> pd.DataFrame:
+    """Several runs side by side, one row each."""
+    rows = []
+    for run in runs:
+        result = run.finished_result()
+        winner = result["winner"]
+        rows.append(
+            {
+                "run": run.name,
+                "balanced accuracy": _with_interval(winner["test"], "balanced_accuracy"),
+                **{group: _with_interval(winner["test"], group) for group in GROUPS},
+                "MACs": _amount(winner["cost"]["macs"]),
+                "params": _amount(winner["cost"]["params"]),
+                "trials": sum(trial.state == FINISHED for trial in run.trials),
+                "seconds": f"{result['spend']['spent_seconds']:.0f}",
+                "seed": result["provenance"]["seed"],
+                "subnet": winner["name"],
+            }
+        )
+    return _without_empty_columns(pd.DataFrame(rows))
+
+
+def data_notes(run: Run) -> list[str]:
+    """What was done to the data, and what the reader must know about the numbers."""
+    return list(run.finished_result()["notes"])
+
+
+def _with_interval(test: Mapping[str, Any], name: str) -> str:
+    if test[name] is None:
+        return ""
+    interval = test["ci95"].get(name)
+    return _points(test[name]) + ("" if interval is None else f" [{_points(interval[0])}, {_points(interval[1])}]")
+
+
+def _gain(gains: Mapping[str, Sequence[float] | None] | None, name: str) -> str:
+    row = None if gains is None else gains.get(name)
+    if row is None:
+        return ""
+    difference, low, high = (100 * value for value in row)
+    verdict = "" if low > 0 or high < 0 else " (not significant)"
+    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}"
+
+
+def _points(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _amount(number: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _without_empty_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.loc[:, (frame != "").any()]

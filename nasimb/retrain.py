@@ -1,0 +1,158 @@
+"""A finished model on new images: the backbone stays, to the bit, and only the head is fitted again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nasimb.data import parse_dataset
+from nasimb.data.base import ImageSet, LoadRequest
+from nasimb.data.task import load_task
+from nasimb.errors import InputError
+from nasimb.evaluate import Tested, assess
+from nasimb.export import Model, load, save
+from nasimb.heads import HEADS, Head
+from nasimb.heads.compare import Named, by_folds, fit_head
+from nasimb.losses import parse_loss
+from nasimb.metrics import measure
+from nasimb.phases.prepare import choose_device
+
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+FOLDS = 5
+PLAIN = "cross_entropy"
+
+
+def retrain_head(
+    source: Path,
+    data: str,
+    loss: str = "balanced_softmax",
+    *,
+    imbalance_factor: float | None = None,
+    profile: str = "exponential",
+    seed: int = 0,
+    out: Path | None = None,
+    device: str = "auto",
+    skip_bad_images: bool = False,
+) -> dict[str, Any]:
+    """Fit a new head for new (long-tailed) images and say what that changed.
+
+    Args:
+        source: a run folder or a model folder.
+        data: the new images, as on the command line; their classes need not be the old ones.
+        loss: of the reweighted head, or a closed-form head's name. Its penalty is chosen by stratified folds.
+        out: folder of the new model; None is the next free `source/heads/NUMBER`. Never overwrites.
+
+    Returns:
+        "before" (the old head; it can only name classes it knows), "plain_head" and "after": the "test" part of
+        result.json each; "saved", "classes", "test_images", "notes".
+
+    Raises:
+        InputError: the model, the images or the loss are not fit for each other, or `out` exists.
+    """
+    if loss not in HEADS:
+        parse_loss(loss)
+    folder = source / "best" if (source / "best").is_dir() else source
+    place = choose_device(device)
+    old = load(folder).to(place)
+    request = LoadRequest(
+        size=old.description.size, channels=old.description.channels, device=place, skip_bad_images=skip_bad_images
+    )
+    task = load_task(
+        parse_dataset(data), "elsewhere", request=request, imbalance_factor=imbalance_factor, profile=profile, seed=seed
+    )
+    target, test = task.target, task.test
+    saved = _free_folder(source, out)
+    features_ND, features_TD = _features(old, target, place), _features(old, test, place)
+    counts_K = target.class_counts_K.numpy()
+
+    before = assess(_old_predictions(old, features_TD, test), test.labels_N.numpy(), counts_K, seed=seed)
+    results, heads = {"before": before}, {}
+    for name, head_name in (("plain_head", PLAIN), ("after", loss)):
+        head = _fitted(head_name, features_ND, target, seed)
+        predicted_T = head.logits(features_TD).argmax(1).cpu().numpy()
+        results[name] = assess(predicted_T, test.labels_N.numpy(), counts_K, seed=seed)
+        heads[name] = head
+    _save(old, heads["after"], target, results["after"], saved)
+    known = [name for name in target.classes if name in old.classes]
+    return {
+        **{name: tested.to_dict() for name, tested in results.items()},
+        "loss": loss,
+        "setting": heads["after"].setting,
+        "classes": list(target.classes),
+        "known_before": known,
+        "class_counts": counts_K.tolist(),
+        "test_images": len(test),
+        "notes": [*task.notes, f"The old head knows {len(known)} of the {len(target.classes)} classes."],
+        "saved": str(saved),
+    }
+
+
+def head_table(result: dict[str, Any]) -> pd.DataFrame:
+    """Before and after, side by side, in points with 95 % intervals."""
+    labels = {"before": "old head", "plain_head": "new head, plain", "after": f"new head, {result['loss']}"}
+    rows = []
+    for key, label in labels.items():
+        test = result[key]
+        row = {"head": label}
+        for name in ("balanced_accuracy", "many", "medium", "few"):
+            if test[name] is not None:
+                low, high = test["ci95"][name]
+                row[name.replace("_", " ")] = f"{100 * test[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _features(model: Model, images: ImageSet, device: torch.device) -> Tensor:
+    parts = [model.backbone(images_BCHW) for images_BCHW, _ in images.batches(512, device)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _old_predictions(old: Model, features_TD: Tensor, test: ImageSet) -> np.ndarray:
+    """Old predictions in the numbering of the new classes; a class the data do not have is always wrong."""
+    names = [old.classes[k] for k in old.head(features_TD).argmax(1).tolist()]
+    number = {name: k for k, name in enumerate(test.classes)}
+    labels = test.labels_N.tolist()
+    # Any class but the true one says "wrong" to every recall; which one does not matter.
+    wrong = [1 if label == 0 else 0 for label in labels]
+    return np.array([number.get(name, other) for name, other in zip(names, wrong, strict=True)])
+
+
+def _fitted(head: Named, features_ND: Tensor, target: ImageSet, seed: int) -> Head:
+    """The head with the setting that does best out of fold, fitted to every image."""
+    labels_N = target.labels_N.to(features_ND.device)
+    found = by_folds(head, features_ND, labels_N, target.num_classes, penalties=PENALTIES, folds=FOLDS, seed=seed)
+    plain = [one for one in found if one.head == head]
+    counts_K = target.class_counts_K
+    best = max(plain, key=lambda one: measure(one.predicted_M, target.labels_N, counts_K).balanced_accuracy)
+    return fit_head(head, features_ND, labels_N, target.num_classes, best.setting)
+
+
+def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path) -> None:
+    description = replace(
+        old.description,
+        classes=target.classes,
+        class_counts_K=tuple(target.class_counts_K.tolist()),
+        head={"name": head.name, "setting": head.setting},
+        metrics={"test": after.to_dict()},
+        provenance={**old.description.provenance, "head_data": target.fingerprint()},
+    )
+    save(Model(old.backbone, head.to_module(), description), folder)
+
+
+def _free_folder(source: Path, out: Path | None) -> Path:
+    if out is not None:
+        if out.exists():
+            raise InputError("a new model needs a new folder", got=f"{out}, which exists", do="Choose another --out.")
+        return out
+    number = 1
+    while (source / "heads" / f"{number:03d}").exists():
+        number += 1
+    return source / "heads" / f"{number:03d}"
