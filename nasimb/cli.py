@@ -331,8 +331,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"nasimb: the disk must be readable and writable; got {error}. Mend that, and give the same command again "
-              "to go on.", file=sys.stderr)  # fmt: skip
+        rule = f"nasimb: files must be readable and writable; got {error}."
+        print(f"{rule} Mend that, and give the same command again to go on.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -63,7 +63,7 @@ def assess(predicted_N: np.ndarray, labels_N: np.ndarray, class_counts_K: np.nda
 
 
 def gain(better: Tested, over: Tested, test: ImageSet, class_counts_K: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """What one model gains over another on the same images: {metric: [difference, low, high]}, 95 % paired bootstrap."""
+    """What one model gains over another: {metric: [difference, low, high]}, 95 % paired bootstrap over the images."""
     differences = paired_difference(
         better.predicted_N, over.predicted_N, test.labels_N.numpy(), class_counts_K, resamples=RESAMPLES, seed=seed
     )

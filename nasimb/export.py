@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -76,17 +77,19 @@ class Model(nn.Module):
         return logits_BK
 
     @torch.no_grad()
-    def predict_proba(self, images: Images, *, batch_size: int = 256) -> np.ndarray:
+    def predict_proba(self, images: Images, *, batch_size: int = 256) -> NDArray[np.float32]:
         """Softmax probabilities [N, K] of images in any form that `pixels` reads."""
         device = next(self.parameters()).device
         images_NCHW = self.pixels(images)
         parts = [images_NCHW[start : start + batch_size] for start in range(0, len(images_NCHW), batch_size)]
         probabilities = [self(part.to(device)).softmax(1).cpu() for part in parts]
-        return np.asarray(torch.cat(probabilities)) if parts else np.empty((0, len(self.classes)), np.float32)
+        empty = torch.empty(0, len(self.classes))
+        return np.asarray(torch.cat([empty, *probabilities]))
 
-    def predict(self, images: Images, *, batch_size: int = 256) -> np.ndarray:
+    def predict(self, images: Images, *, batch_size: int = 256) -> NDArray[np.str_]:
         """The class name of every image, as an array of strings [N]."""
-        return np.array(self.classes)[self.predict_proba(images, batch_size=batch_size).argmax(1)]
+        best_N = self.predict_proba(images, batch_size=batch_size).argmax(1)
+        return np.array([self.classes[k] for k in best_N.tolist()], dtype=np.str_)
 
     def pixels(self, images: Images) -> Tensor:
         """uint8 [N, C, S, S] as the network was trained on.
@@ -158,13 +161,9 @@ def load(folder: str | Path) -> Model:
         metrics=values["metrics"], provenance=values["provenance"],
     )  # fmt: skip
     backbone = plain_backbone(space, subnet, description.channels)
-    head_tensors = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
-    backbone_tensors = {
-        name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")
-    }
     try:
-        backbone.load_state_dict(backbone_tensors)
-        head = Head.module_from(values["head_module"], head_tensors)
+        backbone.load_state_dict(_under("backbone.", tensors))
+        head = Head.module_from(values["head_module"], _under("head.", tensors))
     except (RuntimeError, KeyError) as error:
         raise InputError(f"the weights of {folder} must fit its description", got=error, do="Copy it again.") from None
     return Model(backbone, head, description)
@@ -176,6 +175,10 @@ def _read_description(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("its description is no mapping")
     return found
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _channels_first(images: np.ndarray | Tensor) -> Tensor:

@@ -36,9 +36,9 @@ class DigitsSpec(DatasetSpec):
     name: Literal["digits"] = "digits"
     flip: bool = False
     digits: Annotated[tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2)] = tuple(range(10))
-    source_per_class: Annotated[int, Field(ge=0)] = 74
+    source_per_class: Annotated[int, Field(ge=0)] = 54
     target_per_class: Annotated[int, Field(ge=1)] = 60
-    test_per_class: Annotated[int, Field(ge=1)] = 40
+    test_per_class: Annotated[int, Field(ge=1)] = 60
     parts_seed: Annotated[int, Field(ge=0)] = 0
 
     default_imbalance_factor: ClassVar[float | None] = 20.0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nasimb.heads import HEADS, ClosedFormSpec, Head
-from nasimb.heads.folds import out_of_fold, stratified_folds
+from nasimb.heads.folds import balanced_log_loss, out_of_fold, stratified_folds
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.posthoc import logit_adjusted, tau_normalised
 from nasimb.losses import parse_loss
@@ -36,18 +36,20 @@ class HeldOut:
     Attributes:
         head: as `fit_head` takes it, the post-hoc correction included.
         predicted_M: int64 on the CPU; `NO_PREDICTION` where there is none.
+        balanced_loss: mean over classes of their images' mean negative log likelihood, the logits taken as such.
     """
 
     head: Named
     setting: float
     predicted_M: Tensor
+    balanced_loss: float
 
 
 def by_folds(
     head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, penalties: tuple[float, ...], folds: int,
     seed: int,
 ) -> list[HeldOut]:  # fmt: skip
-    """Out-of-fold predictions: of a logistic head for every penalty, of a closed form at its best leave-one-out setting.
+    """Out-of-fold predictions: a logistic head at every penalty, a closed form at its best leave-one-out setting.
 
     Raises:
         InputError: no such head. WorkError: a feature is not finite.
@@ -56,34 +58,43 @@ def by_folds(
     if isinstance(spec, LogisticSpec):
         found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed)
         counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
-        results = [HeldOut(head, one.setting, one.predicted_N) for one in found]
+        results = [HeldOut(head, one.setting, one.predicted_N, one.balanced_loss) for one in found]
         for one in found:
             for options, adjust in _corrections(spec, counts_K):
                 adjusted = one.adjusted(features_ND, labels_N, adjust)
-                results.append(HeldOut({**_options(head), **options}, one.setting, adjusted.predicted_N))
+                corrected = {**_options(head), **options}
+                results.append(HeldOut(corrected, one.setting, adjusted.predicted_N, adjusted.balanced_loss))
         return results
     setting = _best_setting(spec, features_ND, labels_N, num_classes)
     fold_N = torch.from_numpy(stratified_folds(labels_N.cpu().numpy(), folds, seed))
     kept = [(fold_N != fold).nonzero().squeeze(1).to(features_ND.device) for fold in range(folds)]
     heads = [spec.fit(features_ND[rows], labels_N[rows], num_classes, setting) for rows in kept]
-    return [HeldOut(head, setting, out_of_fold(features_ND, labels_N, fold_N, heads).predicted_N)]
+    found_N = out_of_fold(features_ND, labels_N, fold_N, heads)
+    return [HeldOut(head, setting, found_N.predicted_N, found_N.balanced_loss)]
 
 
 def by_holdout(
-    head: Named, features_ND: Tensor, labels_N: Tensor, held_out_MD: Tensor, num_classes: int, *,
-    penalties: tuple[float, ...],
+    head: Named, features_ND: Tensor, labels_N: Tensor, held_out_MD: Tensor, held_out_labels_M: Tensor,
+    num_classes: int, *, penalties: tuple[float, ...],
 ) -> list[HeldOut]:  # fmt: skip
-    """Predictions for the hold-out by the head fitted to all of `features_ND`, for every setting. Raises as `by_folds`."""
+    """Predictions for the hold-out by the head fitted to all of `features_ND`, at every setting.
+
+    Raises: as `by_folds`.
+    """
     spec = _spec(head, penalties, 2)
     counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
     results = []
     for setting in spec.grid:
         fitted = spec.fit(features_ND, labels_N, num_classes, setting)
-        results.append(HeldOut(head, setting, fitted.logits(held_out_MD).argmax(1).cpu()))
-        if isinstance(spec, LogisticSpec):
-            for options, adjust in _corrections(spec, counts_K):
-                predicted_M = adjust(fitted).logits(held_out_MD).argmax(1).cpu()
-                results.append(HeldOut({**_options(head), **options}, setting, predicted_M))
+        corrections = _corrections(spec, counts_K) if isinstance(spec, LogisticSpec) else ()
+        variants = [
+            (head, fitted),
+            *(({**_options(head), **options}, adjust(fitted)) for options, adjust in corrections),
+        ]
+        for named, variant in variants:
+            logits_MK = variant.logits(held_out_MD).cpu()
+            loss = balanced_log_loss(logits_MK, held_out_labels_M.cpu())
+            results.append(HeldOut(named, setting, logits_MK.argmax(1), loss))
     return results
 
 

@@ -66,18 +66,19 @@ def out_of_fold(features_ND: Tensor, labels_N: Tensor, fold_N: Tensor, heads: Se
     """Every fold's images through the head that has not seen them."""
     labels_N = labels_N.cpu()
     predicted_N = torch.full((len(labels_N),), NO_PREDICTION, dtype=torch.int64)
-    losses_N = torch.zeros(len(labels_N), dtype=torch.float64)
+    logits_NK = torch.zeros(len(labels_N), len(heads[0].bias_K), dtype=torch.float64)
     for fold, head in enumerate(heads):
         held_out = (fold_N == fold).nonzero().squeeze(1)
-        logits_BK = head.logits(features_ND[held_out.to(features_ND.device)])
-        predicted_N[held_out] = logits_BK.argmax(1).cpu()
-        losses_N[held_out] = cross_entropy(logits_BK.cpu(), labels_N[held_out], reduction="none")
+        logits_NK[held_out] = head.logits(features_ND[held_out.to(features_ND.device)]).cpu()
+        predicted_N[held_out] = logits_NK[held_out].argmax(1)
     kept_N = predicted_N != NO_PREDICTION
-    loss = _class_mean(losses_N[kept_N], labels_N[kept_N])
+    loss = balanced_log_loss(logits_NK[kept_N], labels_N[kept_N])
     return OutOfFold(heads[0].name, heads[0].setting, predicted_N, loss, fold_N, tuple(heads))
 
 
-def _class_mean(losses_N: Tensor, labels_N: Tensor) -> float:
+def balanced_log_loss(logits_NK: Tensor, labels_N: Tensor) -> float:
+    """Mean over the classes present of their images' mean negative log likelihood."""
+    losses_N = cross_entropy(logits_NK.double(), labels_N, reduction="none")
     counts_K = torch.bincount(labels_N).double()
     sums_K = torch.bincount(labels_N, weights=losses_N)
     return float((sums_K[counts_K > 0] / counts_K[counts_K > 0]).mean())

@@ -41,6 +41,8 @@ class Choice:
         head: name of a closed-form head, or a loss of the logistic head with its options.
         setting: penalty or shrinkage.
         value: the objective on held-out images; `metrics` has more of them.
+        balanced_loss: mean over classes of the held-out log loss; with few images a class values tie often, and then
+            the head that is surer of the right classes wins. None for a head that only ranked.
         estimator: how they were held out: "leave-one-out", "5-fold", "holdout".
         seconds: it took.
     """
@@ -49,6 +51,7 @@ class Choice:
     head: Named
     setting: float
     value: float
+    balanced_loss: float | None
     metrics: dict[str, float | None]
     estimator: str
     seconds: float
@@ -72,7 +75,7 @@ class Choice:
         assert trial.setting is not None
         assert trial.score is not None
         metrics = {name: getattr(trial, name) for name in ("balanced_accuracy", "many", "medium", "few")}
-        return cls(trial.candidate, trial.head, trial.setting, trial.score, metrics, estimator, 0.0)
+        return cls(trial.candidate, trial.head, trial.setting, trial.score, None, metrics, estimator, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +124,10 @@ class HeadWork:
 
     def evaluate_seconds(self) -> float:
         """What the evaluate phase needs: five models, each with features of target and test, one fit, one timing."""
-        fits = [seconds / (self.comparison.folds * len(self.comparison.penalties)) for seconds in self._unit_seconds()]
+        fits = [
+            seconds / (self.comparison.folds * len(self.comparison.penalties))
+            for seconds in self._unit_seconds().values()
+        ]
         share = 1 + self._num_test / len(self.scoring.fitted)
         return 1.25 * MODELS * (self._feature_seconds * share + max(fits, default=0.0) + TIMING_SECONDS) + 1.0
 
@@ -135,15 +141,15 @@ class HeadWork:
         if finished < FIRST_TRIALS:
             return self.evaluate_seconds()
         candidates = self.comparison.count + len(BASELINES)
-        heads = 1.1 * candidates * (sum(self._unit_seconds()) + self._feature_seconds)
+        heads = 1.1 * candidates * (sum(self._unit_seconds().values()) + self._feature_seconds)
         return min(heads, MOST_FOR_HEADS * (self.session.ledger.limit_seconds or 0.0)) + self.evaluate_seconds()
 
-    def _unit_seconds(self) -> list[float]:
+    def _unit_seconds(self) -> dict[str, float]:
         """The longest that every kind of unit has taken."""
         longest: dict[str, float] = {}
         for (_, head), unit in self._done.items():
             longest[head] = max(longest.get(head, 0.0), unit[0].seconds)
-        return list(longest.values())
+        return longest
 
     def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random."""
@@ -155,9 +161,9 @@ class HeadWork:
         order = list(dict.fromkeys([finalists[0], *(t for t in baselines.values() if t is not None), *finalists[1:]]))
         for number, trial in enumerate(order):
             self._try(trial.candidate, self.comparison.heads, self.evaluate_seconds(), number / len(order))
-        # A held-out value of folds and one of leave-one-out do not compare, so only those that had time stand for election.
+        # A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
-        found = {"winner": max((self._best(trial) for trial in tried), key=lambda choice: choice.value)}
+        found = {"winner": max((self._best(trial) for trial in tried), key=_merit)}
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
         plain = None if largest is None else self._done.get((largest.candidate, repr(PLAIN)))
@@ -175,7 +181,7 @@ class HeadWork:
     def _best(self, trial: Trial) -> Choice:
         tried = self._tried(trial.candidate)
         estimator = "leave-one-out" if self.scoring.validation is None else "holdout"
-        return max(tried, key=lambda choice: choice.value) if tried else Choice.of_trial(trial, estimator)
+        return max(tried, key=_merit) if tried else Choice.of_trial(trial, estimator)
 
     def _try(self, candidate: Candidate, heads: Sequence[Named], reserve_seconds: float, done: float) -> None:
         """Compare every head of `heads` on a candidate that is not done and still fits."""
@@ -193,7 +199,7 @@ class HeadWork:
             self._done[candidate, repr(head)] = choices
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
-            best = max(choices, key=lambda choice: choice.value)
+            best = max(choices, key=_merit)
             self.session.tick(PHASE, done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}")
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
@@ -206,7 +212,7 @@ class HeadWork:
         return fitted_ND, features_of(scoring, candidate, statistics, scoring.validation)
 
     def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
-        """The head as it is and with each post-hoc correction, every one at its best setting by held-out predictions."""
+        """The head as it is and with each post-hoc correction, each at its best setting on held-out images."""
         scoring, comparison = self.scoring, self.comparison
         start = self.session.clock()
         labels_N, num_classes = scoring.fitted.labels_N.to(scoring.device), scoring.fitted.num_classes
@@ -218,19 +224,23 @@ class HeadWork:
             truth_M, estimator = scoring.fitted.labels_N, f"{comparison.folds}-fold"
         else:
             assert scoring.validation is not None
-            found = by_holdout(head, fitted_ND, labels_N, held_MD, num_classes, penalties=comparison.penalties)
             truth_M, estimator = scoring.validation.labels_N, "holdout"
+            found = by_holdout(head, fitted_ND, labels_N, held_MD, truth_M, num_classes, penalties=comparison.penalties)
         best: dict[str, tuple[float, HeldOut, Metrics]] = {}
         for one in found:
             metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
             value, kind = objective_value(metrics, scoring.objective), _name(one.head)
-            if kind not in best or value > best[kind][0]:
+            if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
                 best[kind] = value, one, metrics
         seconds = self.session.clock() - start
         return [
-            Choice(candidate, one.head, one.setting, value, _shown(metrics), estimator, seconds)
+            Choice(candidate, one.head, one.setting, value, one.balanced_loss, _shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
+
+
+def _merit(choice: Choice) -> tuple[float, float]:
+    return choice.value, float("-inf") if choice.balanced_loss is None else -choice.balanced_loss
 
 
 def _shown(metrics: Metrics) -> dict[str, float | None]:

@@ -19,6 +19,7 @@ from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
 from nasimb.heads import ClosedFormSpec
+from nasimb.heads.folds import balanced_log_loss
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics, given
 from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial
@@ -122,9 +123,9 @@ def evaluate(
     metrics = ranking.metrics
     return Trial(
         number=number, state=FINISHED, kind=kind, candidate=candidate, macs=macs, params=params, device=device,
-        seed=seed, score=ranking.value, balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium,
-        few=metrics.few, worst_recall=metrics.worst_recall, balanced_loss=ranking.balanced_loss, head=ranking.head,
-        setting=ranking.setting,
+        seed=seed, score=ranking.value, balanced_accuracy=metrics.balanced_accuracy, many=metrics.many,
+        medium=metrics.medium, few=metrics.few, worst_recall=metrics.worst_recall,
+        balanced_loss=ranking.balanced_loss, head=ranking.head, setting=ranking.setting,
     )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _hold_out(scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor) -> Ite
         for setting in spec.grid:
             head = spec.fit(features_ND, labels_N, scoring.fitted.num_classes, setting)
             logits_MK = head.logits(held_out_MD).double().cpu()
-            loss = _balanced_log_loss(logits_MK, labels_M)
+            loss = balanced_log_loss(logits_MK, labels_M)
             yield _ranking(scoring, logits_MK.argmax(1), labels_M, spec.name, float(setting), loss)
 
 
@@ -153,13 +154,6 @@ def _ranking(
 ) -> Ranking:
     metrics = measure(_numpy(predicted_N), _numpy(labels_N), _numpy(scoring.class_counts_K))
     return Ranking(metrics, objective_value(metrics, scoring.objective), loss, head, setting)
-
-
-def _balanced_log_loss(logits_MK: Tensor, labels_M: Tensor) -> float:
-    """Mean over the classes present of their images' mean negative log likelihood."""
-    losses_M = torch.nn.functional.cross_entropy(logits_MK, labels_M, reduction="none")
-    present = sorted(set(labels_M.tolist()))
-    return float(torch.stack([losses_M[labels_M == label].mean() for label in present]).mean())
 
 
 def _numpy(values_N: Tensor) -> np.ndarray:

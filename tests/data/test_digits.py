@@ -19,9 +19,9 @@ def parts():
 
 
 def test_the_three_parts_have_their_sizes(parts):
-    assert parts.source.class_counts_K.tolist() == [74] * 10
+    assert parts.source.class_counts_K.tolist() == [54] * 10
     assert parts.train.class_counts_K.tolist() == [60] * 10
-    assert parts.test.class_counts_K.tolist() == [40] * 10
+    assert parts.test.class_counts_K.tolist() == [60] * 10
     assert parts.train.classes == tuple("0123456789")
     assert parts.val is None
 
@@ -73,7 +73,7 @@ def test_a_source_part_can_be_left_out():
 
 def test_parts_that_are_too_large_are_refused():
     with pytest.raises(InputError, match="at most 174 images a class, not 175"):
-        parse(DigitsSpec, {"source_per_class": 75}, what="digits")
+        parse(DigitsSpec, {"source_per_class": 55}, what="digits")
 
 
 @pytest.mark.parametrize(("text", "digits"), [("0-4", (0, 1, 2, 3, 4)), ("7,1,3-5", (1, 3, 4, 5, 7)), ("9", (9,))])
