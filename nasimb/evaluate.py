@@ -39,20 +39,21 @@ class Tested:
 
 
 @torch.no_grad()
-def evaluate_model(
-    model: nn.Module, test: ImageSet, class_counts_K: np.ndarray, *, batch_size: int, device: torch.device, seed: int
-) -> Tested:
-    """Predict every test image and measure.
+def predict_test(
+    backbone: nn.Module, heads: Mapping[str, nn.Module], test: ImageSet, *, batch_size: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """What every head says of every test image, from one pass through the backbone they share.
 
     Args:
-        model: images_BCHW -> logits_BK over `test.classes`.
-        class_counts_K: training images per class, which decide many, medium and few.
-        seed: of the bootstrap.
+        backbone: images_BCHW -> features_BD.
+        heads: features_BD -> logits_BK over `test.classes`, by name.
     """
-    predicted_N = torch.empty(len(test), dtype=torch.int64)
+    predicted = {name: torch.empty(len(test), dtype=torch.int64) for name in heads}
     for images_BCHW, positions_B in test.batches(batch_size, device):
-        predicted_N[positions_B] = model(images_BCHW).argmax(1).cpu()
-    return assess(predicted_N.numpy(), test.labels_N.numpy(), class_counts_K, seed=seed)
+        features_BD = backbone(images_BCHW)
+        for name, head in heads.items():
+            predicted[name][positions_B] = head(features_BD).argmax(1).cpu()
+    return {name: predicted_N.numpy() for name, predicted_N in predicted.items()}
 
 
 def assess(predicted_N: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray, *, seed: int) -> Tested:

@@ -29,8 +29,8 @@ class LogisticSpec(Spec):
             cosine head, which has the one setting 0.
         folds: of `cross_validate`.
         max_iterations: of L-BFGS, over all phases of the loss.
-        tolerance: relative decrease of the objective, an iteration, below which L-BFGS stops. Balanced accuracy on
-            CIFAR-10-LT and plankton features no longer moves from there on; 1e-12 goes to the optimum.
+        tolerance: relative decrease of the objective, an iteration, below which L-BFGS stops. By the default the balanced
+            accuracy of CIFAR-10-LT and plankton features has long settled; 1e-12 goes on to the optimum.
     """
 
     loss: SerializeAsAny[LossSpec] = BalancedSoftmaxSpec()
@@ -39,7 +39,7 @@ class LogisticSpec(Spec):
     )  # fmt: skip
     folds: int = Field(default=5, ge=2)
     max_iterations: PositiveInt = 300
-    tolerance: float = Field(default=1e-6, ge=0.0)
+    tolerance: float = Field(default=3e-5, ge=0.0)
 
     @field_validator("loss", mode="before")
     @classmethod

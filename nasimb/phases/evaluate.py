@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ import pandas as pd
 from nasimb.cost.latency import latency
 from nasimb.data.base import ImageSet
 from nasimb.data.task import Task
-from nasimb.evaluate import Tested, evaluate_model, gain
+from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
 from nasimb.phases.heads import Choice, HeadWork
-from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.candidate import Scoring, statistics_of
 from nasimb.session import Session
 
 PHASE = "evaluate"
@@ -42,7 +42,7 @@ def build(
     """The extracted subnet with its head fitted to every target image."""
     candidate, supernet = choice.candidate, scoring.supernet
     statistics = statistics_of(scoring, candidate)
-    features_ND = features_of(scoring, candidate, statistics, target)
+    features_ND = work.features(candidate, target, statistics)
     head = work.fit(choice, features_ND, target.labels_N.to(scoring.device))
     macs, params = scoring.cost_of(candidate.subnet)
     description = Description(
@@ -68,32 +68,43 @@ def evaluate_models(
 ) -> dict[str, Any]:  # fmt: skip
     """The "winner" and "baselines" parts of result.json; leaves the winner in RUN/best.
 
-    What is tested as the winner is what was saved: the folder is loaded again for it.
+    What is tested as the winner is what was saved: the folder is loaded again for it. Models of one subnet share a
+    pass over the test images.
     """
-    target, test = task.target, task.test
-    counts_K = target.class_counts_K.numpy()
-    entries: dict[str, dict[str, Any]] = {}
-    tested: dict[str, Tested] = {}
+    finalists: dict[str, Finalist] = {}
     for number, (role, choice) in enumerate(choices.items()):
-        finalist = build(scoring, work, choice, target, provenance)
-        model = finalist.model
+        finalists[role] = build(scoring, work, choice, task.target, provenance)
         if role == "winner":
-            save(model, session.run.best)
-            model = load(session.run.best).to(scoring.device)
-        tested[role] = evaluate_model(
-            model, test, counts_K, batch_size=scoring.batch_size, device=scoring.device, seed=seed
-        )
-        entries[role] = _entry(finalist, tested[role])
-        session.tick(PHASE, (number + 1) / len(choices), role)
+            save(finalists[role].model, session.run.best)
+            finalists[role] = replace(finalists[role], model=load(session.run.best).to(scoring.device))
+        session.tick(PHASE, (number + 1) / (2 * len(choices)), f"{role} fitted")
+    tested = _tested(session, scoring, finalists, task, seed)
+    entries = {role: _entry(finalist, tested[role]) for role, finalist in finalists.items()}
+    counts_K = task.target.class_counts_K.numpy()
     for role in entries:
         if role != "winner":
-            entries[role]["winner_gain"] = gain(tested["winner"], tested[role], test, counts_K, seed=seed)
-    _keep_predictions(session, test, tested)
+            entries[role]["winner_gain"] = gain(tested["winner"], tested[role], task.test, counts_K, seed=seed)
+    _keep_predictions(session, task.test, tested)
     winner = entries.pop("winner")
-    model = load(session.run.best)
-    _describe_again(model, winner)
-    save(model, session.run.best)
+    finalists["winner"].model.description.metrics.update(test=winner["test"], cost=winner["cost"])
+    save(finalists["winner"].model, session.run.best)
     return {"winner": winner, "baselines": entries}
+
+
+def _tested(
+    session: Session, scoring: Scoring, finalists: Mapping[str, Finalist], task: Task, seed: int
+) -> dict[str, Tested]:
+    counts_K, labels_N = task.target.class_counts_K.numpy(), task.test.labels_N.numpy()
+    tested: dict[str, Tested] = {}
+    for candidate in dict.fromkeys(finalist.choice.candidate for finalist in finalists.values()):
+        models = {role: one.model for role, one in finalists.items() if one.choice.candidate == candidate}
+        backbone = next(iter(models.values())).backbone
+        heads = {role: model.head for role, model in models.items()}
+        predicted = predict_test(backbone, heads, task.test, batch_size=scoring.batch_size, device=scoring.device)
+        for role, predicted_N in predicted.items():
+            tested[role] = assess(predicted_N, labels_N, counts_K, seed=seed)
+        session.tick(PHASE, 0.5 + 0.5 * len(tested) / len(finalists), f"{', '.join(models)} tested")
+    return {role: tested[role] for role in finalists}
 
 
 def _entry(finalist: Finalist, tested: Tested) -> dict[str, Any]:
@@ -108,11 +119,6 @@ def _entry(finalist: Finalist, tested: Tested) -> dict[str, Any]:
         "test": tested.to_dict(),
         "cost": finalist.cost,
     }
-
-
-def _describe_again(model: Model, winner: Mapping[str, Any]) -> None:
-    """Add what the test found to the description that the model carries."""
-    model.description.metrics.update(test=winner["test"], cost=winner["cost"])
 
 
 def _keep_predictions(session: Session, test: ImageSet, tested: Mapping[str, Tested]) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from nasimb.data.base import ImageSet
 from nasimb.heads import Head
 from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
 from nasimb.metrics import Metrics, measure, objective_value
+from nasimb.nn.moments import Statistics
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
@@ -27,6 +29,11 @@ PHASE = "head"
 BASELINES = ("smallest", "random")
 """Compared besides the finalists; the largest is compared before the search begins."""
 MODELS = 5
+LARGE_MODELS = 3.25
+"""Subnets to be tested, in units of the largest: it, the winner, the best of random, and the smallest."""
+NUM_CALIBRATION = 2048
+"""Images that calibration counts for: about a thousand, at twice the cost of inference."""
+KEPT_MIB = 512
 TIMING_SECONDS = 0.4
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search."""
@@ -114,6 +121,19 @@ class HeadWork:
             choices = [Choice.from_line(values) for values in line["choices"]]
             self._done[choices[0].candidate, repr(line["unit"])] = choices
         self._feature_seconds = 0.0
+        self._kept: dict[tuple[Candidate, int], Tensor] = {}
+
+    def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
+        """features_ND of a candidate; kept (up to a limit) for the head and evaluate phases, which ask twice."""
+        key = candidate, id(images)
+        if key not in self._kept:
+            statistics = statistics or statistics_of(self.scoring, candidate)
+            features_ND = features_of(self.scoring, candidate, statistics, images)
+            kept_bytes = sum(tensor.nbytes for tensor in self._kept.values())
+            if kept_bytes + features_ND.nbytes > KEPT_MIB * 2**20:
+                return features_ND
+            self._kept[key] = features_ND
+        return self._kept[key]
 
     def measure_largest(self, candidate: Candidate) -> None:
         """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most."""
@@ -123,13 +143,16 @@ class HeadWork:
         self._try(candidate, [*dict.fromkeys([PLAIN, *self.comparison.heads])], 0.0, 0.0)
 
     def evaluate_seconds(self) -> float:
-        """What the evaluate phase needs: five models, each with features of target and test, one fit, one timing."""
+        """What the evaluate phase needs: each model with a fit and a timing, each subnet with its test features."""
         fits = [
             seconds / (self.comparison.folds * len(self.comparison.penalties))
             for seconds in self._unit_seconds().values()
         ]
-        share = 1 + self._num_test / len(self.scoring.fitted)
-        return 1.25 * MODELS * (self._feature_seconds * share + max(fits, default=0.0) + TIMING_SECONDS) + 1.0
+        # Calibration and, where it was not kept, the target again, for the largest, the winner and the best of random.
+        again = 0.0 if self.scoring.validation is None else 1.0
+        share = again + (self._num_test + NUM_CALIBRATION) / len(self.scoring.fitted)
+        features = LARGE_MODELS * self._feature_seconds * share
+        return 1.25 * (features + MODELS * (max(fits, default=0.0) + TIMING_SECONDS)) + 1.0
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
@@ -204,12 +227,9 @@ class HeadWork:
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """Of the fitted images, and of the hold-out if there is one."""
-        scoring = self.scoring
-        statistics = statistics_of(scoring, candidate)
-        fitted_ND = features_of(scoring, candidate, statistics, scoring.fitted)
-        if scoring.validation is None:
-            return fitted_ND, None
-        return fitted_ND, features_of(scoring, candidate, statistics, scoring.validation)
+        fitted_ND = self.features(candidate, self.scoring.fitted)
+        validation = self.scoring.validation
+        return fitted_ND, None if validation is None else self.features(candidate, validation)
 
     def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
         """The head as it is and with each post-hoc correction, each at its best setting on held-out images."""
