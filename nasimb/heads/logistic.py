@@ -29,8 +29,8 @@ class LogisticSpec(Spec):
             cosine head, which has the one setting 0.
         folds: of `cross_validate`.
         max_iterations: of L-BFGS, over all phases of the loss.
-        tolerance: relative decrease of the objective, an iteration, below which L-BFGS stops. By the default the balanced
-            accuracy of CIFAR-10-LT and plankton features has long settled; 1e-12 goes on to the optimum.
+        tolerance: relative decrease of the objective, an iteration, below which L-BFGS stops. By the default the
+            balanced accuracy of CIFAR-10-LT and plankton features has long settled; 1e-12 goes on to the optimum.
     """
 
     loss: SerializeAsAny[LossSpec] = BalancedSoftmaxSpec()
@@ -101,6 +101,8 @@ class LogisticSpec(Spec):
     def _fit(
         self, features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float, start: Solution | None
     ) -> tuple[Head, Solution]:
+        if self.loss.cosine:
+            penalty = 0.0
         problem = standardise(features_ND, labels_N, num_classes)
         prepared = prepare(problem, cosine=self.loss.cosine)
         phases = self.loss.phases(problem.counts_P)

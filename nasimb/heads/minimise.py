@@ -98,8 +98,6 @@ def minimise(
     A phase has its share of the iterations, and ends sooner once an iteration decreases the objective by less than
     the share `tolerance` of it.
     """
-    if prepared.cosine:
-        penalty = 0.0
     scale_D = (prepared.moments_D / prepared.num_present + penalty).clamp_min(SMALLEST_CURVATURE).rsqrt()
     solution = start or _fresh(prepared)
     iterations = 0
