@@ -18,7 +18,8 @@ from nasimb.supernet.train import Training
 
 SMALLEST_STEPS = 30
 """Training steps below which a super-network is noise (heuristic)."""
-SMALLEST_TRIALS = 3
+SMALLEST_TRIALS = 1.5
+"""In units of the largest: it, the smallest, and one in between."""
 MODELS_TESTED = 3.25
 """In units of the largest: it, the winner, the best of random, and the smallest."""
 
