@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import hmean
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
 from nasimb.errors import InputError
@@ -46,6 +47,7 @@ def test_agrees_with_scikit_learn(rows: list[tuple[int, int]]) -> None:
     assert found.worst_recall == recalls.min()
     expected = np.prod(recalls) ** (1 / len(recalls))
     assert found.g_mean == pytest.approx(expected)
+    assert found.harmonic_mean == pytest.approx(hmean(recalls))
     assert found.images == len(rows)
 
 
