@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,7 @@ from nasimb.errors import InputError
 from nasimb.heads import HEADS
 from nasimb.metrics import check_objective
 from nasimb.phases.heads import Comparison
-from nasimb.phases.prepare import check_affordable, check_space_fits, probe
+from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
 from nasimb.phases.supernet import Frozen, is_finished, load, train
 from nasimb.search.candidate import Scoring
 from nasimb.search.limits import Limits, cost_range
@@ -29,6 +29,9 @@ from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
+
+PROBE_FILE = "probe.json"
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +95,20 @@ def load_source(config: RunConfig, device: torch.device) -> Ground:
     return Ground(task, space, device, None)
 
 
-def new_training(config: RunConfig, ground: Ground, seconds: float | None) -> Training:
+def new_training(
+    config: RunConfig, ground: Ground, seconds: float | None, precision: Precision | None = None
+) -> Training:
     """A super-network with fresh weights, ready to be trained on the source.
 
     Args:
+        precision: what measuring found before, so that it need not be measured twice.
         seconds: what training may take; None: steps are counted, and runs are to repeat bit for bit, which a
             precision chosen by measuring would not allow.
     """
     recipe = config.training.suited(device_type=ground.device.type, seconds=seconds)
-    if seconds is None and recipe.precision == "auto":
-        recipe = recipe.model_copy(update={"precision": "float32"})
+    if recipe.precision == "auto":
+        found = precision if seconds is not None else "float32"
+        recipe = recipe.model_copy(update={} if found is None else {"precision": found})
     source = ground.task.source
     mean_C, std_C = pixel_mean_and_std(source)
     supernet = build_supernet(
@@ -114,14 +121,16 @@ def frozen_supernet(session: Session, config: RunConfig, ground: Ground, folder:
     """The ready super-network, the one that was trained in `folder`, or the one trained there now.
 
     Args:
-        share: of a time limit.
+        share: of a time limit; what the other phases have spent already is not there to be shared.
     """
     if ground.ready is not None:
         return ground.ready
     if is_finished(folder):
         return load(folder, ground.device)
-    limit, task = session.ledger.limit_seconds, ground.task
-    seconds = None if limit is None else share * limit
+    ledger, task = session.ledger, ground.task
+    # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
+    planned = None if ledger.limit_seconds is None else share * ledger.limit_seconds
+    seconds = None if planned is None else min(planned, ledger.remaining() + ledger.spent("supernet"))
     info = {
         "classes": list(task.source.classes),
         "source": config.source or ("target" if task.source_is_target else str(config.data)),
@@ -136,15 +145,31 @@ def frozen_supernet(session: Session, config: RunConfig, ground: Ground, folder:
         device=torch.device("cpu"),
         limit=config.calibration_images,
     )
+    precision = (session.run.read_json(PROBE_FILE) or {}).get("precision")
     return train(
         session,
-        new_training(config, ground, seconds),
+        new_training(config, ground, planned, precision),
         folder,
         seconds=seconds,
         steps=config.training_steps,
         info=info,
         source_images_BCHW=images_BCHW,
     )
+
+
+def check_training_budget(session: Session, config: RunConfig, ground: Ground) -> None:
+    """Refuse a time too short to train a super-network in; keeps what it measured.
+
+    Raises:
+        BudgetError: names the smallest budget that works.
+    """
+    limit = session.ledger.limit_seconds
+    assert limit is not None
+    training = new_training(config, ground, limit)
+    step_seconds = measure_step(training, session.clock, ground.device)
+    session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
+    found = Probe(step_seconds, 0.0, 0.0)
+    check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
 
 
 def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
@@ -157,6 +182,7 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
     training = None if ground.ready is not None else new_training(config, ground, limit)
     supernet = training.supernet if training is not None else ground.ready.supernet  # type: ignore[union-attr]
     scoring = _scoring(config, ground, supernet, {})
+    check_objective(config.metric, scoring.judged_counts_K.numpy())
     rows = cost_range(ground.space, scoring.cost_of, question.limits)
     session.watcher.say(f"{ground.space.size():,} subnets in {ground.space.name}:")
     for row in rows:
@@ -169,6 +195,8 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
         clock=session.clock, device=ground.device,
     )  # fmt: skip
     check_affordable(found, limit, session.ledger.spent(), config.budget)
+    precision = None if training is None else training.precision
+    session.run.write_json(PROBE_FILE, {"precision": precision, **asdict(found)})
 
 
 def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen) -> Scoring:

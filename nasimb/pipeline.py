@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def run_search(
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
     with run.claimed():
-        continued = run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        run.open_with(config.to_dict(), environment(str(device), sys.argv))
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
@@ -58,7 +60,7 @@ def run_search(
         session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
         spending = session.ledger.phase
 
-        ground = _prepare(session, config, device, continued=continued)
+        ground = _prepare(session, config, device)
         with spending("supernet"):
             frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
         scoring, question = assemble.make_scoring(config, ground, frozen), assemble.make_question(config, ground)
@@ -84,22 +86,35 @@ def run_search(
         return result
 
 
-def _prepare(session: Session, config: RunConfig, device: torch.device, *, continued: bool) -> assemble.Ground:
-    """Everything that can be wrong is found here; a run refused here leaves no folder in the way of the next."""
+def _prepare(session: Session, config: RunConfig, device: torch.device) -> assemble.Ground:
+    """Everything that can be wrong is found here, once; a run refused here leaves nothing in the way of the next."""
+    checked = session.run.read_json("splits.json") is not None
+    with _refusing(session, checked=checked), session.ledger.phase("prepare"):
+        ground = assemble.load_ground(config, device)
+        if not checked:
+            for note in ground.task.notes:
+                session.watcher.say(note)
+            assemble.check_budget(session, config, ground)
+            session.run.write_json("splits.json", _splits(ground))
+        session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
+    return ground
+
+
+def _splits(ground: assemble.Ground) -> dict[str, Any]:
+    task = ground.task
+    classes = {"classes": list(task.target.classes), "source_classes": list(task.source.classes)}
+    return {**classes, "indices": task.splits()}
+
+
+@contextmanager
+def _refusing(session: Session, *, checked: bool) -> Iterator[None]:
+    """What is refused before anything was checked leaves no folder; what was computed before stays."""
     try:
-        with session.ledger.phase("prepare"):
-            ground = assemble.load_ground(config, device)
-            if not continued:
-                for note in ground.task.notes:
-                    session.watcher.say(note)
-                assemble.check_budget(session, config, ground)
+        yield
     except InputError:
-        if not continued:
+        if not checked:
             session.run.discard()
         raise
-    classes = {"classes": list(ground.task.target.classes), "source_classes": list(ground.task.source.classes)}
-    session.run.write_json("splits.json", {**classes, "indices": ground.task.splits()})
-    return ground
 
 
 def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) -> dict[str, Any]:
@@ -155,11 +170,11 @@ def train_supernet(
     with run.claimed():
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
         session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
-        try:
-            with session.ledger.phase("prepare"):
-                ground = assemble.load_source(config, device)
-        except InputError:
-            run.discard()
-            raise
+        checked = run.read_json("splits.json") is not None
+        with _refusing(session, checked=checked), session.ledger.phase("prepare"):
+            ground = assemble.load_source(config, device)
+            if not checked:
+                assemble.check_training_budget(session, config, ground)
+                run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
         with session.ledger.phase("supernet"):
             return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info

@@ -3,7 +3,8 @@
 ```
 RUN/config.yaml       the whole configuration; the identity a resumed run is compared with
 RUN/environment.json  versions, device, command
-RUN/splits.json       class list and image positions of every split
+RUN/splits.json       class list and image positions of every split; there once everything asked for was checked
+RUN/probe.json        seconds of the units of work, measured before a run with a time limit
 RUN/ledger.jsonl      spend (nasimb.budget.Ledger)
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
@@ -70,10 +71,13 @@ class RunDir:
     def claimed(self) -> Iterator[None]:
         """Hold the folder alone: two processes in one run would count and write everything twice.
 
+        Where no run has begun in the end, the lock and the folders made for it are removed again.
+
         Raises:
             ResumeError: another live process holds it. (A killed one holds nothing.)
             InputError: the folder cannot be made or written.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
@@ -91,6 +95,10 @@ class RunDir:
         try:
             yield
         finally:
+            if not (self.path / "config.yaml").exists():
+                # While the lock is held: whoever comes later makes a new one.
+                (self.path / ".lock").unlink(missing_ok=True)
+                _remove_empty(made)
             lock.release()
 
     def open_with(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
@@ -121,7 +129,7 @@ class RunDir:
 
     def discard(self) -> None:
         """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
-        for name in ("config.yaml", "environment.json", "splits.json", "ledger.jsonl"):
+        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
@@ -199,10 +207,21 @@ class RunDir:
 
     def _repair(self) -> None:
         """Cut off last lines that a kill tore, so that the next one starts on a line of its own."""
-        for file in (self.path / "trials.csv", self.path / "heads.jsonl"):
+        for file in (self.path / "trials.csv", self.path / "heads.jsonl", self.journal):
             if file.exists():
                 data = file.read_bytes()
-                os.truncate(file, data.rfind(b"\n") + 1)
+                whole = data.rfind(b"\n") + 1
+                if whole < len(data):
+                    os.truncate(file, whole)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Innermost first; stops at the first that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def environment(device: str, command: Sequence[str]) -> dict[str, Any]:

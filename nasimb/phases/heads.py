@@ -6,13 +6,15 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
+from nasimb.errors import WorkError
 from nasimb.heads import Head
 from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
 from nasimb.metrics import Metrics, measure, objective_value
@@ -23,6 +25,8 @@ from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
 from nasimb.space import Subnet
 
+T = TypeVar("T")
+
 FILE = "heads.jsonl"
 PLAIN = "cross_entropy"
 PHASE = "head"
@@ -31,10 +35,13 @@ BASELINES = ("smallest", "random")
 MODELS = 5
 LARGE_MODELS = 3.25
 """Subnets to be tested, in units of the largest: it, the winner, the best of random, and the smallest."""
-NUM_CALIBRATION = 2048
-"""Images that calibration counts for: about a thousand, at twice the cost of inference."""
 KEPT_MIB = 512
 TIMING_SECONDS = 0.4
+START_SECONDS = 0.5
+MARGIN = 1.2
+SHOWN = ("balanced_accuracy", "many", "medium", "few")
+FAILURES = (WorkError, torch.cuda.OutOfMemoryError)
+"""What one candidate or head may fail with while the run goes on."""
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search."""
 FIRST_TRIALS = 3
@@ -81,7 +88,7 @@ class Choice:
         assert trial.head is not None
         assert trial.setting is not None
         assert trial.score is not None
-        metrics = {name: getattr(trial, name) for name in ("balanced_accuracy", "many", "medium", "few")}
+        metrics = {name: getattr(trial, name) for name in SHOWN}
         return cls(trial.candidate, trial.head, trial.setting, trial.score, None, metrics, estimator, 0.0)
 
 
@@ -120,7 +127,8 @@ class HeadWork:
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
             self._done[choices[0].candidate, repr(line["unit"])] = choices
-        self._feature_seconds = 0.0
+        self._calibrate_seconds, self._image_seconds = 0.0, 0.0
+        self._fit_seconds: dict[str, float] = {}
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
 
     def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
@@ -136,23 +144,30 @@ class HeadWork:
         return self._kept[key]
 
     def measure_largest(self, candidate: Candidate) -> None:
-        """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most."""
-        start = self.session.clock()
-        self._features(candidate)
-        self._feature_seconds = self.session.clock() - start
-        self._try(candidate, [*dict.fromkeys([PLAIN, *self.comparison.heads])], 0.0, 0.0)
+        """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most.
+
+        Where even that would take more than the heads' share of the time, no more is done than to measure.
+        """
+        limit = self.session.ledger.limit_seconds
+        reserve_seconds = 0.0 if limit is None else self.session.ledger.remaining() - MOST_FOR_HEADS * limit
+        heads = _distinct([PLAIN, *self.comparison.heads])
+        try:
+            features = self._measure_features(candidate)
+            for head in heads:
+                self._measure_fit(candidate, head, features[0])
+        except FAILURES as error:
+            self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
+            return
+        self._try(candidate, heads, max(reserve_seconds, self.evaluate_seconds()), 0.0, features)
 
     def evaluate_seconds(self) -> float:
         """What the evaluate phase needs: each model with a fit and a timing, each subnet with its test features."""
-        fits = [
-            seconds / (self.comparison.folds * len(self.comparison.penalties))
-            for seconds in self._unit_seconds().values()
-        ]
-        # Calibration and, where it was not kept, the target again, for the largest, the winner and the best of random.
-        again = 0.0 if self.scoring.validation is None else 1.0
-        share = again + (self._num_test + NUM_CALIBRATION) / len(self.scoring.fitted)
-        features = LARGE_MODELS * self._feature_seconds * share
-        return 1.25 * (features + MODELS * (max(fits, default=0.0) + TIMING_SECONDS)) + 1.0
+        # Features of the target are kept by the comparison, unless it uses a part of it, or has no time.
+        again = 0 if self._done and self.scoring.validation is None else len(self.scoring.fitted)
+        features_seconds = self._calibrate_seconds + (self._num_test + again) * self._image_seconds
+        fit_seconds = max(self._fit_seconds.values(), default=0.0)
+        work_seconds = LARGE_MODELS * features_seconds + MODELS * (fit_seconds + TIMING_SECONDS)
+        return MARGIN * work_seconds + START_SECONDS
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
@@ -164,33 +179,48 @@ class HeadWork:
         if finished < FIRST_TRIALS:
             return self.evaluate_seconds()
         candidates = self.comparison.count + len(BASELINES)
-        heads = 1.1 * candidates * (sum(self._unit_seconds().values()) + self._feature_seconds)
-        return min(heads, MOST_FOR_HEADS * (self.session.ledger.limit_seconds or 0.0)) + self.evaluate_seconds()
-
-    def _unit_seconds(self) -> dict[str, float]:
-        """The longest that every kind of unit has taken."""
-        longest: dict[str, float] = {}
-        for (_, head), unit in self._done.items():
-            longest[head] = max(longest.get(head, 0.0), unit[0].seconds)
-        return longest
+        seconds = self._features_seconds() + sum(self._expected_seconds(head) for head in self.comparison.heads)
+        most = MOST_FOR_HEADS * (self.session.ledger.limit_seconds or 0.0)
+        return min(MARGIN * candidates * seconds, most) + self.evaluate_seconds()
 
     def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
-        """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random."""
+        """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
+
+        Raises:
+            WorkError: no trial within the limits has a score. Interrupted: as `Session.tick`.
+        """
         ranked = best_first(list(trials))
         within = [trial for trial in ranked if limits.exceeded(trial.macs, trial.params) is None]
-        finalists = within[: self.comparison.count]
+        if not within:
+            raise WorkError(
+                "a candidate within the limits must have a score",
+                got=f"none of {len(trials)} trials",
+                do="See the reasons in trials.csv; train the super-network longer, or raise the limits.",
+            )
         baselines = {kind: next((t for t in ranked if t.kind == kind), None) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
-        order = list(dict.fromkeys([finalists[0], *(t for t in baselines.values() if t is not None), *finalists[1:]]))
-        for number, trial in enumerate(order):
-            self._try(trial.candidate, self.comparison.heads, self.evaluate_seconds(), number / len(order))
+        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None])
         # A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
         found = {"winner": max((self._best(trial) for trial in tried), key=_merit)}
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
-        plain = None if largest is None else self._done.get((largest.candidate, repr(PLAIN)))
-        return found if plain is None else {**found, "largest_plain_head": plain[0]}
+        return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
+
+    def _compare_finalists(self, within: list[Trial], baselines: list[Trial]) -> list[Trial]:
+        """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones."""
+        count, reserve_seconds = self.comparison.count, self.evaluate_seconds()
+        finalists = within[:count]
+        order = _distinct([within[0], *baselines, *finalists[1:]])
+        for number, trial in enumerate(order):
+            self._try(trial.candidate, self.comparison.heads, reserve_seconds, number / len(order))
+        if self.session.ledger.limit_seconds is None:
+            return finalists
+        for trial in within[count:]:
+            if not self._try(trial.candidate, self.comparison.heads, reserve_seconds, 1.0):
+                break
+            finalists.append(trial)
+        return finalists
 
     def fit(self, choice: Choice, features_ND: Tensor, labels_N: Tensor) -> Head:
         """The chosen head, fitted to all of these images."""
@@ -206,24 +236,86 @@ class HeadWork:
         estimator = "leave-one-out" if self.scoring.validation is None else "holdout"
         return max(tried, key=_merit) if tried else Choice.of_trial(trial, estimator)
 
-    def _try(self, candidate: Candidate, heads: Sequence[Named], reserve_seconds: float, done: float) -> None:
-        """Compare every head of `heads` on a candidate that is not done and still fits."""
-        features: tuple[Tensor, Tensor | None] | None = None
+    def _plain(self, largest: Trial) -> Choice:
+        """The unweighted head; where there was no time to compare its penalties, the middle one, held out nowhere."""
+        unit = self._done.get((largest.candidate, repr(PLAIN)))
+        if unit is not None:
+            return unit[0]
+        penalties = sorted(self.comparison.penalties)
+        metrics = dict.fromkeys(SHOWN)
+        return Choice(
+            largest.candidate, PLAIN, penalties[len(penalties) // 2], float("-inf"), None, metrics, "not held out", 0.0
+        )
+
+    def _try(
+        self,
+        candidate: Candidate,
+        heads: Sequence[Named],
+        reserve_seconds: float,
+        done: float,
+        features: tuple[Tensor, Tensor | None] | None = None,
+    ) -> bool:
+        """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit."""
+        everything = True
         for head in heads:
             if (candidate, repr(head)) in self._done:
                 continue
-            expected = max(
-                (unit[0].seconds for (_, done_head), unit in self._done.items() if done_head == repr(head)), default=0.0
-            )
-            if expected + self._feature_seconds > self.session.ledger.remaining() - reserve_seconds:
+            expected = self._expected_seconds(head) + (self._features_seconds() if features is None else 0.0)
+            if expected > self.session.ledger.remaining() - reserve_seconds:
+                everything = False
                 continue
-            features = features or self._features(candidate)
-            choices = self._compare(candidate, head, *features)
+            try:
+                features = features or self._features(candidate)
+                choices = self._compare(candidate, head, *features)
+            except FAILURES as error:
+                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {_one_line(error)}")
+                continue
             self._done[candidate, repr(head)] = choices
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
             best = max(choices, key=_merit)
             self.session.tick(PHASE, done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}")
+        return everything
+
+    def _expected_seconds(self, head: Named) -> float:
+        """The longest that comparing this head has taken on a candidate; before the first, what its fits would."""
+        taken = [unit[0].seconds for (_, done), unit in self._done.items() if done == repr(head)]
+        return max(taken, default=self._fits * self._fit_seconds.get(repr(head), 0.0))
+
+    @property
+    def _fits(self) -> int:
+        """Fits of one comparison."""
+        folds = self.comparison.folds if self.scoring.validation is None else 1
+        return folds * len(self.comparison.penalties)
+
+    def _features_seconds(self) -> float:
+        held_out = 0 if self.scoring.validation is None else len(self.scoring.validation)
+        return self._calibrate_seconds + (len(self.scoring.fitted) + held_out) * self._image_seconds
+
+    def _measure_features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
+        """`_features`, timed."""
+        statistics_of(self.scoring, candidate)  # the first call of all is slower than the others will be
+        start = self.session.clock()
+        statistics = statistics_of(self.scoring, candidate)
+        middle = self.session.clock()
+        self.features(candidate, self.scoring.fitted, statistics)
+        end = self.session.clock()
+        self._calibrate_seconds, self._image_seconds = middle - start, (end - middle) / len(self.scoring.fitted)
+        return self._features(candidate)
+
+    def _measure_fit(self, candidate: Candidate, head: Named, features_ND: Tensor) -> None:
+        """Seconds of one fit, where no comparison tells."""
+        unit = self._done.get((candidate, repr(head)))
+        if unit is not None:
+            self._fit_seconds[repr(head)] = unit[0].seconds / self._fits
+            return
+        penalties = sorted(self.comparison.penalties)
+        start = self.session.clock()
+        fit_head(
+            head, features_ND, self.scoring.fitted.labels_N.to(self.scoring.device), self.scoring.fitted.num_classes,
+            penalties[len(penalties) // 2],
+        )  # fmt: skip
+        self._fit_seconds[repr(head)] = self.session.clock() - start
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """Of the fitted images, and of the hold-out if there is one."""
@@ -264,7 +356,20 @@ def _merit(choice: Choice) -> tuple[float, float]:
 
 
 def _shown(metrics: Metrics) -> dict[str, float | None]:
-    return {name: getattr(metrics, name) for name in ("balanced_accuracy", "many", "medium", "few")}
+    return {name: getattr(metrics, name) for name in SHOWN}
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    """In order of first occurrence; equal is enough, since heads with options cannot be hashed."""
+    found: list[T] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _name(head: Named) -> str:

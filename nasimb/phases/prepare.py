@@ -70,10 +70,7 @@ def probe(
 ) -> Probe:  # fmt: skip
     """Measure one step and one batch; nothing trained is kept."""
     space = supernet.space
-    step_seconds = 0.0
-    if training is not None:
-        training.step(0.0)  # the first step also decides the precision and warms up
-        step_seconds = _seconds(lambda: training.step(0.0), clock, device)
+    step_seconds = 0.0 if training is None else measure_step(training, clock, device)
     batch = task.target.subset(torch.arange(min(len(task.target), batch_size)))
     images_BCHW = next(iter(batch.batches(len(batch), device)))[0]
     with torch.no_grad():
@@ -85,7 +82,16 @@ def probe(
     return Probe(step_seconds, trial_seconds, image_seconds * len(task.test))
 
 
-def check_affordable(found: Probe, limit_seconds: float | None, spent_seconds: float, budget: str) -> None:
+def measure_step(training: Training, clock: Clock, device: torch.device) -> float:
+    """Seconds of one training step; decides its precision, where that is not given."""
+    training.step(0.0)  # the first step also warms up
+    return _seconds(lambda: training.step(0.0), clock, device)
+
+
+def check_affordable(
+    found: Probe, limit_seconds: float | None, spent_seconds: float, budget: str,
+    buys: str = "a trained super-network, a few candidates and a tested winner",
+) -> None:  # fmt: skip
     """Refuse a budget that cannot buy the smallest useful run.
 
     Raises:
@@ -94,7 +100,7 @@ def check_affordable(found: Probe, limit_seconds: float | None, spent_seconds: f
     smallest = found.smallest_budget_seconds(spent_seconds)
     if limit_seconds is not None and limit_seconds < smallest:
         raise BudgetError(
-            "the budget must buy a trained super-network, a few candidates and a tested winner",
+            f"the budget must buy {buys}",
             got=f"{budget}, that is {limit_seconds:.0f} s here",
             do=f"Give at least {_round_up(smallest)} on this machine, or a smaller --space.",
         )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from nasimb.errors import WorkError
 from nasimb.search.candidate import Scoring, evaluate
 from nasimb.search.predict import predicted_seconds
 from nasimb.search.study import Question, Study
-from nasimb.search.trial import FINISHED, Candidate, Trial, best_first
+from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, best_first
 from nasimb.session import Session
 
 STEADY = 100
 """So many trials on, what is kept back no longer depends on their number."""
+
+GIVE_UP = 10
+"""Failures after which a search that has not one score ends."""
 
 
 def search(
@@ -29,6 +33,9 @@ def search(
     Args:
         max_trials: finished trials in all; None for no such limit.
         reserve_seconds: given how many trials are finished, what must be left for the phases after this one.
+
+    Raises:
+        WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
     before = [Trial.from_row(row) for row in session.run.read_trials()]
     study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
@@ -52,7 +59,22 @@ def search(
             left = session.ledger.remaining() - reserve_seconds(len(before) + STEADY)
             done = 1 - left / max(started_with, 1e-9)
         session.tick(phase, done, _detail([*study.trials, trial]))
+        _check_hopeful([*study.trials, trial], at_least=GIVE_UP)
+    _check_hopeful(study.trials, at_least=0)
+    if study.exhausted:
+        session.watcher.say(f"Nothing is left to search: all {study.finished} subnets within the limits are scored.")
     return study.trials
+
+
+def _check_hopeful(trials: list[Trial], *, at_least: int) -> None:
+    """Raise WorkError where none of `at_least` trials or more has a score."""
+    failed = [trial for trial in trials if trial.state == FAILED]
+    if len(failed) >= at_least and not any(trial.state == FINISHED for trial in trials):
+        raise WorkError(
+            "at least one candidate must have a score",
+            got=f"{len(failed)} that failed, the last one because {failed[-1].reason}" if failed else "none",
+            do="Train the super-network longer, or with a lower training.learning_rate, in another run folder.",
+        )
 
 
 def _detail(trials: list[Trial]) -> str:

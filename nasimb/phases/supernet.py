@@ -71,7 +71,7 @@ def train(
     def progress() -> float:
         if seconds is None:
             return training.steps_done / steps
-        return session.ledger.spent(phase) / seconds
+        return session.ledger.spent(phase) / seconds if seconds > 0 else 1.0
 
     while (done := progress()) < 1:
         loss = training.step(done)

@@ -53,6 +53,12 @@ class Scoring:
     batch_size: int
     device: torch.device
 
+    @property
+    def judged_counts_K(self) -> Tensor:
+        """`class_counts_K`, but 0 for classes of which no image can be held out: they have no part in any score."""
+        held_out, at_least = (self.fitted, 2) if self.validation is None else (self.validation, 1)
+        return torch.where(held_out.class_counts_K >= at_least, self.class_counts_K, 0)
+
     def cost_of(self, subnet: Subnet) -> tuple[int, int]:
         """Exact MACs and parameters of the subnet with a linear head for the target's classes."""
         macs, params = macs_and_params(self.supernet.space, subnet, self.supernet.in_channels)
@@ -78,12 +84,23 @@ def statistics_of(scoring: Scoring, candidate: Candidate) -> Statistics:
 
 @torch.no_grad()
 def features_of(scoring: Scoring, candidate: Candidate, statistics: Statistics, images: ImageSet) -> Tensor:
-    """features_ND of `images`, float32 on the device, through the frozen super-network."""
+    """features_ND of `images`, float32 on the device, through the frozen super-network.
+
+    Raises:
+        WorkError: one of them is not finite.
+    """
     dimension = scoring.supernet.feature_dim(candidate.subnet)
     features_ND = torch.empty(len(images), dimension, device=scoring.device)
     moments_for = given(statistics)
     for images_BCHW, positions_B in images.batches(scoring.batch_size, scoring.device):
         features_ND[positions_B] = scoring.supernet.features(images_BCHW, candidate.subnet, moments_for)
+    wrong = int((~torch.isfinite(features_ND)).any(1).sum())
+    if wrong:
+        raise WorkError(
+            "features must be finite",
+            got=f"NaN or infinity for {wrong} of {len(images)} images in {candidate}",
+            do="Lower training.learning_rate.",
+        )
     return features_ND
 
 

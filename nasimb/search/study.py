@@ -69,6 +69,9 @@ class Study:
         cost_of: exact cost of a subnet, head included.
         journal: Optuna's journal file, continued if there; None keeps the study in memory.
         trials: rows of the run so far, in order.
+
+    Attributes:
+        exhausted: whether `run` ended because nothing new within the limits was left.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Study:
         self.question = question
         self.trials = list(trials or [])
         self._cost_of = cost_of
-        self._scored = {trial.candidate: trial for trial in self.trials if trial.state == FINISHED}
+        self._tried = {trial.candidate: trial for trial in self.trials if trial.state in (FINISHED, FAILED)}
+        self.exhausted = False
         choices: dict[str, tuple[Any, ...]] = dict(question.space.choices())
         if len(question.calibrations) > 1:
             choices["calibration"] = question.calibrations
+        self._choices = choices
         self._distributions: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(values) for name, values in choices.items()
         }
@@ -103,6 +108,7 @@ class Study:
         while max_trials is None or self.finished < max_trials:
             proposal = self._next()
             if proposal is None:
+                self.exhausted = True
                 return
             number, kind, candidate = proposal
             macs, params = self._cost_of(candidate.subnet)
@@ -112,8 +118,8 @@ class Study:
                     number=number, kind=kind, candidate=candidate, macs=macs, params=params, state=INFEASIBLE,
                     reason=over,
                 )  # fmt: skip
-            elif candidate in self._scored:
-                trial = self._scored[candidate].repeated_as(number, kind)
+            elif candidate in self._tried:
+                trial = self._tried[candidate].repeated_as(number, kind)
             elif not may_start(macs):
                 return
             else:
@@ -125,17 +131,16 @@ class Study:
     @property
     def finished(self) -> int:
         """How many trials have been scored, repeats not counted."""
-        return len(self._scored)
+        return sum(trial.state == FINISHED for trial in self._tried.values())
 
     def _keep(self, trial: Trial) -> None:
         self.trials.append(trial)
-        if trial.state == FINISHED:
-            self._scored[trial.candidate] = trial
+        if trial.state in (FINISHED, FAILED):
+            self._tried[trial.candidate] = trial
         self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
-        if trial.state in (FINISHED, CACHED):
-            assert trial.score is not None
+        if trial.score is not None:
             costs = [] if self.question.cost is None else [float(getattr(trial, self.question.cost))]
             self._optuna.tell(trial.number, [trial.score, *costs])
         else:
@@ -196,9 +201,28 @@ class Study:
             subnet = self.question.space.sample(rng)
             policy = self.question.calibrations[rng.integers(len(self.question.calibrations))]
             candidate = Candidate(subnet, policy)
-            if candidate not in seen and self.question.limits.exceeded(*self._cost_of(subnet)) is None:
+            if candidate not in seen and self._within(candidate):
                 return candidate
+        return self._neighbour(seen, rng)
+
+    def _neighbour(self, seen: set[Candidate], rng: np.random.Generator) -> Candidate | None:
+        """One choice away from a candidate within the limits: where uniform draws find nothing, little is within.
+
+        Cost falls with every choice towards the smallest, so that whatever is within hangs together by such steps.
+        """
+        within = [candidate for candidate in dict.fromkeys(t.candidate for t in self.trials) if self._within(candidate)]
+        for position in rng.permutation(len(within)):
+            values = self._parameters(within[position])
+            steps = [(name, value) for name, options in self._choices.items() for value in options]
+            for step in rng.permutation(len(steps)):
+                name, value = steps[step]
+                candidate = self._candidate({**values, name: value})
+                if candidate not in seen and self._within(candidate):
+                    return candidate
         return None
+
+    def _within(self, candidate: Candidate) -> bool:
+        return self.question.limits.exceeded(*self._cost_of(candidate.subnet)) is None
 
     def _seed(self) -> int:
         return int(np.random.SeedSequence([self.question.seed, len(self.trials)]).generate_state(1)[0])

@@ -35,7 +35,7 @@ class Trial:
         head, setting: the closed-form head that scored best and its penalty or shrinkage.
         macs, params: of one image through the subnet and its linear head.
         seconds: charged for it.
-        cached_from: number of the trial whose result this one repeats.
+        cached_from: number of the trial whose result (a failure too) this one repeats.
         reason: why it failed or is infeasible.
     """
 
