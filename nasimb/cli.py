@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 
@@ -36,6 +35,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at images before searchi
 supernet_app = typer.Typer(no_args_is_help=True, help="Train a super-network once, search with it often.")
 app.add_typer(data_app, name="data")
 app.add_typer(supernet_app, name="supernet")
+
+# typer carries its own copy of click from 0.25 on and depends on the package before; this is the one it raises.
+USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 WHAT, HOW, RUN = "What to search", "How to search", "The run"
 DATA_FORMS = "folder:DIR, list:FILE, arrays:FILE.npz, cifar10:DIR, cifar100:DIR or digits"
@@ -71,11 +73,19 @@ def search(
     ] = None,
     supernet: Annotated[
         Path | None,
-        typer.Option(help="A super-network trained before; its share goes to the search.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Folder of a super-network trained before (nasimb supernet train); its share of the budget goes to "
+            "the search.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     imbalance_factor: Annotated[
         float | None,
-        typer.Option(help="Make the target long-tailed: largest class / smallest, e.g. 100.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Make the target long-tailed by leaving images out: largest class / smallest, e.g. 100. Default: as it "
+            "is (digits: 20).",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Shape of that long tail: exponential or step.", rich_help_panel=WHAT)
@@ -90,7 +100,11 @@ def search(
     ] = None,
     space: Annotated[
         str | None,
-        typer.Option(help="Search space: digits-resnet, cifar-resnet, or a YAML file.", rich_help_panel=HOW),
+        typer.Option(
+            help="Networks to choose from: digits-resnet, cifar-resnet, or a path ending in .yaml. Default: by the "
+            "data.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     objective: Annotated[
         str | None,
@@ -108,7 +122,8 @@ def search(
     sampling: Annotated[
         Sampling | None,
         typer.Option(
-            help="How the super-network draws its images. Default: balanced; natural on the target itself.",
+            help="How often the super-network's training draws each class: as often as it is (natural), all alike "
+            "(balanced), or between (sqrt). Default: balanced; natural on the target itself.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -122,12 +137,19 @@ def search(
     ] = None,
     validation: Annotated[
         str | None,
-        typer.Option(help="auto (default), leave-one-out or holdout.", rich_help_panel=HOW),
+        typer.Option(
+            help="What ranks candidates: leave-one-out over all images, or holdout. auto (default): leave-one-out "
+            "unless the super-network has seen them.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random. Default 0.", rich_help_panel=RUN)] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything random. Default 0.", rich_help_panel=RUN)] = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run folder. Default: runs/ and a name from data, budget and seed.", rich_help_panel=RUN),
+        typer.Option(
+            help="Run folder; the same command on it resumes. Default: runs/ and a name from data, budget and seed.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     config: Annotated[
         str | None,
@@ -137,19 +159,31 @@ def search(
     ] = None,
     assign: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other option of the configuration: heads.folds=3.", rich_help_panel=RUN),
+        typer.Option(
+            "--set",
+            help="Any other option, as RUN/config.yaml names it: --set heads.folds=3 --set training.batch_size=128.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:1.", rich_help_panel=RUN)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (default: a GPU if there is one), cpu, cuda, cuda:1.", rich_help_panel=RUN)
+    ] = None,
     skip_bad_images: Annotated[
         bool | None,
-        typer.Option("--skip-bad-images", help="Leave unreadable files out, and count them.", rich_help_panel=RUN),
+        typer.Option(
+            "--skip-bad-images",
+            help="Leave unreadable files out and count them, instead of stopping.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     download: Annotated[
         bool | None, typer.Option("--download", help="Allow CIFAR to be downloaded.", rich_help_panel=RUN)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print result.json.", rich_help_panel=RUN)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print result.json instead of tables.", rich_help_panel=RUN)
+    ] = False,
 ) -> None:
-    """Search the best network for imbalanced images within a budget.
+    """Search the best network for imbalanced images within a budget: --budget 3min tries it on embedded digits.
 
     A super-network is trained on balanced images and frozen; Optuna samples subnets of it; each is scored with a
     reweighted linear head on all of your images. The winner, a table and the spend are left in the run folder.
@@ -231,7 +265,12 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, running, inte
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more finished run folders.")],
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="terminal, markdown, csv (one row a model, plain numbers) or json (result.json of each)."
+        ),
+    ] = Format.terminal,
 ) -> None:
     """Tables of a finished run, or of several side by side.
 
@@ -252,14 +291,18 @@ def head(
             "cross_entropy; or gda, ridge."
         ),
     ] = "balanced_softmax",
-    imbalance_factor: Annotated[float | None, typer.Option(help="Make the new images long-tailed.")] = None,
+    imbalance_factor: Annotated[
+        float | None, typer.Option(help="Make the new images long-tailed: largest class / smallest.")
+    ] = None,
     profile: Annotated[str, typer.Option(help="Shape of that long tail: exponential or step.")] = "exponential",
     seed: Annotated[int, typer.Option(help="Of splits, folds and the long tail.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Where the new model goes. Default: the next free FROM/heads/NUMBER.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
-    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave unreadable files out.")] = False,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Leave unreadable files out and count them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Retrain only the head of a finished model on new long-tailed images, with other classes if need be.
@@ -286,15 +329,19 @@ def head(
 @supernet_app.command("train")
 def supernet_train(
     source: Annotated[str, typer.Option(help=f"Balanced images: {DATA_FORMS}.")],
-    out: Annotated[Path, typer.Option(help="Folder of the super-network.")],
+    out: Annotated[Path, typer.Option(help="Folder the super-network is left in; the same command on it resumes.")],
     budget: Annotated[str, typer.Option(help="What it may cost: 4gpu-h, 30min, 2cpu-h.")],
-    space: Annotated[str, typer.Option(help="Search space, by name or YAML file.")] = "cifar-resnet",
-    sampling: Annotated[Sampling, typer.Option(help="How images are drawn.")] = Sampling.balanced,
+    space: Annotated[
+        str, typer.Option(help="Networks it holds: digits-resnet, cifar-resnet, or a path ending in .yaml.")
+    ] = "cifar-resnet",
+    sampling: Annotated[
+        Sampling, typer.Option(help="How often classes are drawn: as they are, all alike, or between.")
+    ] = Sampling.balanced,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     download: Annotated[bool, typer.Option("--download", help="Allow CIFAR to be downloaded.")] = False,
     assign: Annotated[
-        list[str] | None, typer.Option("--set", help="Any option of the training: batch_size=128.")
+        list[str] | None, typer.Option("--set", help="Any option of the training: --set batch_size=128. Repeatable.")
     ] = None,
 ) -> None:
     """Train a super-network on balanced images and keep it for any number of searches (--supernet DIR).
@@ -319,21 +366,37 @@ def main() -> None:
     # Before torch is imported: threads that spin while they wait slow everything down thirtyfold on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app(standalone_mode=False)
+        code = app(prog_name="nasimb", standalone_mode=False)
     except NasimbError as error:
-        print(f"nasimb: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+    except USAGE_ERROR as error:
+        _show_usage_error(error)
     except OSError as error:
-        rule = f"nasimb: files must be readable and writable; got {error}."
-        print(f"{rule} Mend that, and give the same command again to go on.", file=sys.stderr)
-        sys.exit(1)
+        rule = f"files must be readable and writable; got {error}."
+        _fail(f"{rule} Mend that, and give the same command again to go on.", 1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)  # without `standalone_mode`, an exit code is returned
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    """One line, whatever the message quotes."""
+    print("nasimb: " + " ".join(message.splitlines()), file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _show_usage_error(error: Any) -> NoReturn:
+    """A misspelt option or command: what is wrong, and where the right ones stand."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print(context.get_help())
+        sys.exit(2)
+    command = "nasimb" if context is None else context.command_path
+    message = error.format_message().strip().rstrip(".")
+    _fail(f"{message}. All options: {command} --help", 2)
 
 
 def _stdout() -> Console:
@@ -363,13 +426,16 @@ def _watching() -> Iterator[tuple[Display, Callable[[], int]]]:
 
 
 def _print_report(folders: list[Path], form: Format) -> None:
-    from nasimb.report import Run, comparison, models, pareto, show, spend
+    from nasimb.report import Run, comparison, models, numbers, pareto, show, spend
 
     runs = [Run.read(folder) for folder in folders]
     for run in runs:
         run.finished_result()
     if form is Format.json:
         print(json.dumps([run.result for run in runs], indent=2, ensure_ascii=False))
+        return
+    if form is Format.csv:
+        print(numbers(runs).to_csv(index=False), end="")
         return
     if len(runs) > 1:
         tables = {"Runs": comparison(runs)}
@@ -380,10 +446,10 @@ def _print_report(folders: list[Path], form: Format) -> None:
         if form is Format.terminal:
             _stdout().print(show.terminal_table(table, title=title))
         else:
-            print(show.markdown_table(table, title=title) if form is Format.markdown else table.to_csv(index=False))
-    if len(runs) == 1 and form is not Format.csv:
+            print(show.markdown_table(table, title=title))
+    if len(runs) == 1:
         for line in show.closing_lines(runs[0], folders[0]):
-            print(line)
+            print(f"- {show.markdown_text(line)}" if form is Format.markdown else line)
 
 
 if __name__ == "__main__":

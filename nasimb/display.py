@@ -78,7 +78,7 @@ def sentence(progress: Progress, *, bar: bool) -> str:
 
 def clock_time(seconds: float) -> str:
     """Seconds as people read them: 8.2s, 2m05s, 3h20m."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
     minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nasimb.data.decode import UnreadableImage, decode
@@ -29,8 +27,10 @@ from nasimb.heads import Head
 from nasimb.space import SearchSpace, Subnet
 from nasimb.spec import parse
 from nasimb.supernet import plain_backbone
+from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 
 SCHEMA = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,13 @@ class Model(nn.Module):
             images = [images]
         if isinstance(images, np.ndarray | Tensor):
             return resize(convert_channels(_channels_first(images), channels), size)
-        try:
-            decoded = [decode(Path(path), size, channels) for path in images]
-        except UnreadableImage as error:
-            raise DataError("every file must be an image", got=error, do="Leave it out, or mend it.") from None
-        return torch.from_numpy(np.stack(decoded)) if decoded else torch.empty(0, channels, size, size)
+        strange = next((item for item in images if not isinstance(item, str | Path)), None)
+        if strange is not None:
+            do = "Stack arrays into one: numpy.stack(images)."
+            raise DataError("a list of images must hold file paths", got=type(strange).__name__, do=do)
+        decoded = [_decoded(Path(path), size, channels) for path in images]
+        pixels_NCHW = np.stack(decoded) if decoded else np.empty((0, channels, size, size), np.uint8)
+        return torch.from_numpy(pixels_NCHW)
 
 
 Images = str | Path | Sequence[str | Path] | np.ndarray | Tensor
@@ -117,18 +119,16 @@ Images = str | Path | Sequence[str | Path] | np.ndarray | Tensor
 
 def save(model: Model, folder: Path) -> None:
     """Write the model; a reader sees the old model or the new one, never half of each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     values = asdict(model.description)
     values.update(space=model.description.space.model_dump(mode="json"), subnet=model.description.subnet.to_dict())
     values["norms"] = list(model.description.subnet.norms)
     head_kind = type(model.head).__name__
     text = json.dumps({"schema": SCHEMA, **values, "head_module": head_kind}, indent=2, ensure_ascii=False)
     # The description travels inside the weights too, so the pair cannot come apart if a kill falls between the files.
-    save_file(tensors, folder / ".model.safetensors.part", metadata={"model.json": text})
-    (folder / ".model.json.part").write_text(text + "\n", encoding="utf-8")
-    os.replace(folder / ".model.safetensors.part", folder / "model.safetensors")
-    os.replace(folder / ".model.json.part", folder / "model.json")
+    write_tensors(folder / WEIGHTS, model.state_dict(), {DESCRIPTION: text})
+    part = folder / f".{DESCRIPTION}.part"
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, folder / DESCRIPTION)
 
 
 def load(folder: str | Path) -> Model:
@@ -138,60 +138,70 @@ def load(folder: str | Path) -> Model:
         InputError: there is no model, or its files are damaged or of another version.
     """
     folder = Path(folder)
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(
-            "a model folder must hold model.safetensors", got=str(folder), do="Name RUN/best of a finished run."
-        )
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise InputError(f"a model folder must hold {WEIGHTS}", got=folder, do="Name RUN/best of a finished run.")
+    tensors, metadata = read_tensors(file)
+    description, head_kind = _described(file, metadata)
+    backbone = plain_backbone(description.space, description.subnet, description.channels)
+    load_weights(backbone, _under("backbone.", tensors), file)
     try:
-        values = _read_description(folder / "model.safetensors")
-        tensors = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} must hold a whole model", got=error, do="Copy it again.") from None
-    if values.get("schema") != SCHEMA:
-        raise InputError(
-            f"a model's schema must be {SCHEMA}",
-            got=values.get("schema"),
-            do="Use the nasimb version it was made with.",
-        )
-    space = parse(SearchSpace, values["space"], what="the model's search space")
-    subnet = Subnet.from_dict(values["subnet"])
-    description = Description(
-        classes=tuple(values["classes"]), class_counts_K=tuple(values["class_counts_K"]), channels=values["channels"],
-        size=values["size"], space=space, subnet=subnet, calibration=values["calibration"], head=values["head"],
-        metrics=values["metrics"], provenance=values["provenance"],
-    )  # fmt: skip
-    backbone = plain_backbone(space, subnet, description.channels)
-    try:
-        backbone.load_state_dict(_under("backbone.", tensors))
-        head = Head.module_from(values["head_module"], _under("head.", tensors))
+        head = Head.module_from(head_kind, _under("head.", tensors))
     except (RuntimeError, KeyError) as error:
-        raise InputError(f"the weights of {folder} must fit its description", got=error, do="Copy it again.") from None
+        raise _damaged(file, f"a head that does not fit ({error})") from None
     return Model(backbone, head, description)
 
 
-def _read_description(file: Path) -> dict[str, Any]:
-    with safe_open(file, framework="pt") as opened:
-        found = json.loads(opened.metadata()["model.json"])
-    if not isinstance(found, dict):
-        raise ValueError("its description is no mapping")
-    return found
+def _described(file: Path, metadata: Mapping[str, str]) -> tuple[Description, str]:
+    """The description in a weights file, and the kind of its head."""
+    try:
+        values = json.loads(metadata[DESCRIPTION])
+        schema = values["schema"]
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(file, "weights without their description") from None
+    if schema != SCHEMA:
+        do = "Use the nasimb version it was made with."
+        raise InputError(f"the schema of {file} must be {SCHEMA}", got=schema, do=do)
+    try:
+        return Description(
+            classes=tuple(values["classes"]), class_counts_K=tuple(values["class_counts_K"]),
+            channels=values["channels"], size=values["size"],
+            space=parse(SearchSpace, values["space"], what=f"the search space of {file}"),
+            subnet=Subnet.from_dict(values["subnet"]), calibration=values["calibration"], head=values["head"],
+            metrics=values["metrics"], provenance=values["provenance"],
+        ), values["head_module"]  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise _damaged(file, f"a description without a proper {error}") from None
+
+
+def _damaged(file: Path, found: str) -> InputError:
+    return InputError(f"{file} must be a whole model", got=found, do="Copy it again, or let the run make it again.")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def _decoded(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
+    try:
+        return decode(path, size, channels)
+    except UnreadableImage as error:
+        do = "Leave it out, or mend it."
+        raise DataError("every file must be a readable image", got=f"{path} ({error})", do=do) from None
+
+
 def _channels_first(images: np.ndarray | Tensor) -> Tensor:
     """uint8 [N, C, H, W] from [N, H, W], [N, H, W, C] (arrays) or [N, C, H, W] (tensors)."""
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3:
-            images = images[..., None]
+    shape = list(images.shape)
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        images = images[..., None] if images.ndim == 3 else images
         images = torch.from_numpy(np.ascontiguousarray(images))
         images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+    fits = images.ndim == 4 and images.shape[1] in (1, 3) and 0 not in images.shape[2:]
+    if not (isinstance(images, Tensor) and images.dtype == torch.uint8 and fits):
         raise DataError(
             "images must be uint8 of shape [N, H, W], [N, H, W, C] or (as a tensor) [N, C, H, W] with 1 or 3 channels",
-            got=f"{images.dtype} {list(images.shape)}",
+            got=f"{images.dtype} {shape}",
             do="Convert them, or give file paths.",
         )
     return images

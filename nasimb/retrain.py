@@ -11,15 +11,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nasimb.cost.macs import macs_and_params
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.task import load_task
-from nasimb.errors import InputError
+from nasimb.errors import InputError, unknown_name
 from nasimb.evaluate import Tested, assess
 from nasimb.export import Model, load, save
 from nasimb.heads import HEADS, Head
-from nasimb.heads.compare import Named, by_folds, fit_head
-from nasimb.losses import parse_loss
+from nasimb.heads.compare import HeldOut, Named, by_folds, fit_head
+from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
 from nasimb.phases.prepare import choose_device
 
@@ -56,6 +57,8 @@ def retrain_head(
         InputError: the model, the images or the loss are not fit for each other, or `out` exists.
     """
     if loss not in HEADS:
+        if loss not in LOSSES and ":" not in loss:
+            raise unknown_name("the loss", loss, [*LOSSES, *HEADS])
         parse_loss(loss)
     folder = source / "best" if (source / "best").is_dir() else source
     place = choose_device(device)
@@ -126,22 +129,28 @@ def _old_predictions(old: Model, features_TD: Tensor, test: ImageSet) -> np.ndar
 
 
 def _fitted(head: Named, features_ND: Tensor, target: ImageSet, seed: int) -> Head:
-    """The head with the setting that does best out of fold, fitted to every image."""
+    """The head with the setting that does best out of fold (ties by its loss), fitted to every image."""
     labels_N = target.labels_N.to(features_ND.device)
     found = by_folds(head, features_ND, labels_N, target.num_classes, penalties=PENALTIES, folds=FOLDS, seed=seed)
     plain = [one for one in found if one.head == head]
     counts_K = target.class_counts_K
-    best = max(plain, key=lambda one: measure(one.predicted_M, target.labels_N, counts_K).balanced_accuracy)
+
+    def merit(one: HeldOut) -> tuple[float, float]:
+        return measure(one.predicted_M, target.labels_N, counts_K).balanced_accuracy, -one.balanced_loss
+
+    best = max(plain, key=merit)
     return fit_head(head, features_ND, labels_N, target.num_classes, best.setting)
 
 
 def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path) -> None:
+    macs, params = macs_and_params(old.description.space, old.description.subnet, old.description.channels)
+    macs, params = macs + head.weight_KD.numel(), params + head.weight_KD.numel() + head.bias_K.numel()
     description = replace(
         old.description,
         classes=target.classes,
         class_counts_K=tuple(target.class_counts_K.tolist()),
         head={"name": head.name, "setting": head.setting},
-        metrics={"test": after.to_dict()},
+        metrics={"test": after.to_dict(), "cost": {"macs": macs, "params": params}},
         provenance={**old.description.provenance, "head_data": target.fingerprint()},
     )
     save(Model(old.backbone, head.to_module(), description), folder)

@@ -43,6 +43,9 @@ def explain(error: ValidationError, spec_type: type[BaseModel], *, what: str) ->
     """The most telling complaint of a pydantic error as a nasimb sentence."""
     # A misspelt required key is both missing and unknown; the unknown one says what was meant.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause  # a validator of ours has said all there is to say
     key = ".".join(str(part) for part in first["loc"]) or what
     if first["type"] == "extra_forbidden":
         known = _keys_at(spec_type, first["loc"][:-1])

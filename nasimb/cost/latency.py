@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+
+FEWEST_PASSES = 3
 
 
 @torch.no_grad()
 def latency(module: nn.Module, images_BCHW: Tensor, *, min_run_seconds: float = 0.2) -> float:
     """Median seconds of one forward pass of `module` (in eval mode) over `images_BCHW`, on the device of both.
 
-    Give one image for the usual meaning of latency. torch's timer warms up and waits for the device. Threads: as
-    many as torch is set to use (the timer by itself would take one).
+    Give one image for the usual meaning of latency. The first pass warms up and does not count; every pass waits for
+    the device. (torch.utils.benchmark does the same, but importing it looks for a compiler and may print warnings.)
     """
-    timer = Timer(
-        "module(images)",
-        globals={"module": module.eval(), "images": images_BCHW},
-        num_threads=torch.get_num_threads(),
-    )
-    return float(timer.blocked_autorange(min_run_time=min_run_seconds).median)
+    module.eval()
+    _timed_pass(module, images_BCHW)
+    taken = [_timed_pass(module, images_BCHW) for _ in range(FEWEST_PASSES)]
+    while sum(taken) < min_run_seconds:
+        taken.append(_timed_pass(module, images_BCHW))
+    return statistics.median(taken)
+
+
+def _timed_pass(module: nn.Module, images_BCHW: Tensor) -> float:
+    _wait_for(images_BCHW.device)
+    start = time.perf_counter()
+    module(images_BCHW)
+    _wait_for(images_BCHW.device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -40,7 +40,7 @@ class Run:
         """
         folder = RunDir(path)
         return cls(
-            name=path.name,
+            name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
             trials=[Trial.from_row(row) for row in folder.read_trials()],

@@ -26,8 +26,18 @@ def terminal_table(frame: pd.DataFrame, *, title: str) -> Table:
 
 def markdown_table(frame: pd.DataFrame, *, title: str) -> str:
     """The frame as a Markdown table under a heading."""
-    escaped = frame.map(lambda cell: cell.replace("|", "\\|") if isinstance(cell, str) else cell)
-    return f"### {title}\n\n{escaped.to_markdown(index=False, disable_numparse=True)}\n"
+    if frame.empty:
+        return f"### {markdown_text(title)}\n\nNothing to show.\n"
+    text = frame.map(markdown_text).rename(columns=markdown_text)
+    return f"### {markdown_text(title)}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def markdown_text(cell: object) -> str:
+    """A cell or a line as text that Markdown shows as it is: no column, line or tag begins inside."""
+    text = "" if pd.isna(cell) else str(cell)  # type: ignore[call-overload]
+    for mark in ("\\", "|", "<", "*", "_", "`", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.splitlines())
 
 
 def closing_lines(run: Run, folder: Path) -> list[str]:

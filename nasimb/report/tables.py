@@ -46,9 +46,12 @@ def models(run: Run) -> pd.DataFrame:
     return _without_empty_columns(pd.DataFrame(rows))
 
 
-def pareto(run: Run, cost: str = "macs", most: int = 12) -> pd.DataFrame:
-    """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows."""
-    front = pareto_set(run.trials, cost)
+def pareto(run: Run, most: int = 12) -> pd.DataFrame:
+    """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows.
+
+    The cost is the one that the run's objective names, else MACs.
+    """
+    front = pareto_set(run.trials, str(run.config["objective"]).partition(",")[2] or "macs")
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
     return pd.DataFrame(
@@ -96,6 +99,26 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
             }
         )
     return _without_empty_columns(pd.DataFrame(rows))
+
+
+def numbers(runs: Sequence[Run]) -> pd.DataFrame:
+    """The winner and the baselines of every run, one row each, as plain numbers for programs.
+
+    Accuracies are fractions and missing where a group is empty; `_low` and `_high` are ends of 95 % intervals.
+    """
+    rows = []
+    for run in runs:
+        result = run.finished_result()
+        for model, entry in {"winner": result["winner"], **result["baselines"]}.items():
+            test, cost, row = entry["test"], entry["cost"], {"run": run.name, "model": model}
+            for metric in ("balanced_accuracy", "accuracy", *GROUPS):
+                low, high = test["ci95"].get(metric) or (None, None)
+                row |= {metric: test[metric], f"{metric}_low": low, f"{metric}_high": high}
+            row |= {"macs": cost["macs"], "params": cost["params"], "latency_seconds": cost["latency_seconds"]}
+            row |= {"head": entry["head"], "calibration": entry["calibration"], "subnet": entry["name"]}
+            seed, seconds = result["provenance"]["seed"], result["spend"]["spent_seconds"]
+            rows.append({**row, "seed": seed, "spent_seconds": seconds})
+    return pd.DataFrame(rows)
 
 
 def data_notes(run: Run) -> list[str]:
