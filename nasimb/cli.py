@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from nasimb.display import Display
+from nasimb.display import watching
 from nasimb.errors import NasimbError
 
 app = typer.Typer(
@@ -82,8 +78,8 @@ def search(
     imbalance_factor: Annotated[
         float | None,
         typer.Option(
-            help="Make the target long-tailed by leaving images out: largest class / smallest, e.g. 100. Default: as it "
-            "is (digits: 20).",
+            help="Make the target long-tailed by leaving images out: largest class / smallest, e.g. 100. Default: as "
+            "it is (digits: 20).",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -191,6 +187,7 @@ def search(
     """
     from nasimb.config import load_config
     from nasimb.pipeline import run_search
+    from nasimb.report.show import print_report
 
     options: dict[str, Any] = {
         "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
@@ -202,12 +199,12 @@ def search(
     more = [] if sampling is None else [f"training.sampling={sampling.value}"]
     chosen = load_config(config, options, [*more, *(assign or [])])
     folder = run or Path("runs") / chosen.run_name()
-    with _watching() as (watcher, stop):
+    with watching() as (watcher, stop):
         result = run_search(chosen, folder, watcher=watcher, stop=stop)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        _print_report([folder], Format.terminal)
+        print_report([folder], Format.terminal)
 
 
 @data_app.command("inspect")
@@ -236,19 +233,9 @@ def inspect(
         }  # fmt: skip
         print(json.dumps(values, indent=2, ensure_ascii=False))
     else:
-        from nasimb.report.show import terminal_table
+        from nasimb.report.show import print_inspection
 
-        if len(found.table):
-            _stdout().print(terminal_table(found.table, title=named))
-        if found.imbalance_factor is not None:
-            groups = ", ".join(f"{count} {name}-shot" for name, count in found.groups.items())
-            print(f"imbalance factor {found.imbalance_factor:g}; classes: {groups}")
-        for remark in found.remarks:
-            print(f"note: {remark}")
-        for problem in found.problems:
-            print(f"problem: {problem}")
-        if not found.problems:
-            print("No problem found.")
+        print_inspection(found, title=named)
     raise typer.Exit(2 if found.problems else 0)
 
 
@@ -277,7 +264,9 @@ def report(
     One run: the winner against every baseline with 95 % intervals, the Pareto set of cost and accuracy, the spend by
     phase, and what was done to the data. Several: one line each.
     """
-    _print_report(runs, form)
+    from nasimb.report.show import print_report
+
+    print_report(runs, form)
 
 
 @app.command()
@@ -310,19 +299,20 @@ def head(
     The network stays as it is, to the bit. Printed are the old head, a plain and the reweighted new head, on the new
     test images; the new model is saved beside the old one, never over it.
     """
-    from nasimb.report.show import terminal_table
+    from nasimb.phases.prepare import choose_device
+    from nasimb.report.show import stdout, terminal_table
     from nasimb.retrain import head_table, retrain_head
 
     result = retrain_head(
-        source, data, loss, imbalance_factor=imbalance_factor, profile=profile, seed=seed, out=out, device=device,
-        skip_bad_images=skip_bad_images,
+        source, data, loss, imbalance_factor=imbalance_factor, profile=profile, seed=seed, out=out,
+        device=choose_device(device), skip_bad_images=skip_bad_images,
     )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     for note in result["notes"]:
         print(f"note: {note}")
-    _stdout().print(terminal_table(head_table(result), title=f"{data}, on {result['test_images']} test images"))
+    stdout().print(terminal_table(head_table(result), title=f"{data}, on {result['test_images']} test images"))
     print(f"saved in {result['saved']}")
 
 
@@ -355,7 +345,7 @@ def supernet_train(
     options = {"data": source, "source": source, "space": space, "budget": budget, "seed": seed, "device": device,
                "download": download}  # fmt: skip
     config = load_config(None, options, assignments)
-    with _watching() as (watcher, stop):
+    with watching() as (watcher, stop):
         info = train_supernet(config, out, watcher=watcher, stop=stop)
     print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
     print(f"nasimb search --supernet {out} --data ... --budget ...")
@@ -397,59 +387,6 @@ def _show_usage_error(error: Any) -> NoReturn:
     command = "nasimb" if context is None else context.command_path
     message = error.format_message().strip().rstrip(".")
     _fail(f"{message}. All options: {command} --help", 2)
-
-
-def _stdout() -> Console:
-    """Tables on stdout: as wide as they need to be where it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
-
-
-@contextmanager
-def _watching() -> Iterator[tuple[Display, Callable[[], int]]]:
-    """Progress on stderr, and Ctrl-C and SIGTERM turned into a question the run asks after every unit of work.
-
-    The second signal is not held back.
-    """
-    received = [0]
-
-    def note(number: int, frame: object) -> None:
-        received[0] = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with Display(Console(stderr=True)) as display:
-            yield display, lambda: received[0]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _print_report(folders: list[Path], form: Format) -> None:
-    from nasimb.report import Run, comparison, models, numbers, pareto, show, spend
-
-    runs = [Run.read(folder) for folder in folders]
-    for run in runs:
-        run.finished_result()
-    if form is Format.json:
-        print(json.dumps([run.result for run in runs], indent=2, ensure_ascii=False))
-        return
-    if form is Format.csv:
-        print(numbers(runs).to_csv(index=False), end="")
-        return
-    if len(runs) > 1:
-        tables = {"Runs": comparison(runs)}
-    else:
-        tables = {"Winner and baselines (test split)": models(runs[0]), "Pareto set (held out)": pareto(runs[0]),
-                  "Spend": spend(runs[0])}  # fmt: skip
-    for title, table in tables.items():
-        if form is Format.terminal:
-            _stdout().print(show.terminal_table(table, title=title))
-        else:
-            print(show.markdown_table(table, title=title))
-    if len(runs) == 1:
-        for line in show.closing_lines(runs[0], folders[0]):
-            print(f"- {show.markdown_text(line)}" if form is Format.markdown else line)
 
 
 if __name__ == "__main__":

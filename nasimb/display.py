@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -84,3 +87,24 @@ def clock_time(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{seconds:02d}s"
     return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+@contextmanager
+def watching() -> Iterator[tuple[Display, Callable[[], int]]]:
+    """Progress on stderr, and Ctrl-C and SIGTERM turned into a question the run asks after every unit of work.
+
+    The second signal is not held back.
+    """
+    received = [0]
+
+    def note(number: int, frame: object) -> None:
+        received[0] = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Display(Console(stderr=True)) as display:
+            yield display, lambda: received[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,7 +22,6 @@ from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds, fit_head
 from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
-from nasimb.phases.prepare import choose_device
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
@@ -38,7 +37,7 @@ def retrain_head(
     profile: str = "exponential",
     seed: int = 0,
     out: Path | None = None,
-    device: str = "auto",
+    device: torch.device,
     skip_bad_images: bool = False,
 ) -> dict[str, Any]:
     """Fit a new head for new (long-tailed) images and say what that changed.
@@ -61,17 +60,16 @@ def retrain_head(
             raise unknown_name("the loss", loss, [*LOSSES, *HEADS])
         parse_loss(loss)
     folder = source / "best" if (source / "best").is_dir() else source
-    place = choose_device(device)
-    old = load(folder).to(place)
+    old = load(folder).to(device)
     request = LoadRequest(
-        size=old.description.size, channels=old.description.channels, device=place, skip_bad_images=skip_bad_images
+        size=old.description.size, channels=old.description.channels, device=device, skip_bad_images=skip_bad_images
     )
     task = load_task(
         parse_dataset(data), "elsewhere", request=request, imbalance_factor=imbalance_factor, profile=profile, seed=seed
     )
     target, test = task.target, task.test
     saved = _free_folder(source, out)
-    features_ND, features_TD = _features(old, target, place), _features(old, test, place)
+    features_ND, features_TD = _features(old, target, device), _features(old, test, device)
     counts_K = target.class_counts_K.numpy()
 
     before = assess(_old_predictions(old, features_TD, test), test.labels_N.numpy(), counts_K, seed=seed)

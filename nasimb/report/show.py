@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
-from nasimb.report.tables import data_notes
+from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
 
 
 def terminal_table(frame: pd.DataFrame, *, title: str) -> Table:
@@ -43,14 +48,70 @@ def markdown_text(cell: object) -> str:
 def closing_lines(run: Run, folder: Path) -> list[str]:
     """What the reader of the tables must know besides: trials, data, provenance, where the model is."""
     result = run.finished_result()
-    winner, trials, spend, provenance = result["winner"], result["trials"], result["spend"], result["provenance"]
-    limit = "" if spend["limit_seconds"] is None else f" of {spend['limit_seconds']:.0f} s"
+    winner, trials, spent, provenance = result["winner"], result["trials"], result["spend"], result["provenance"]
+    limit = "" if spent["limit_seconds"] is None else f" of {spent['limit_seconds']:.0f} s"
     lines = [
         f"winner: {winner['name']}, calibration {winner['calibration']}, head {winner['head']}",
         f"trials: {trials['finished']} scored, {trials['cached']} repeats at no cost, {trials['failed']} failed; "
-        f"spent {spend['spent_seconds']:.1f} s{limit} ({spend['limit']})",
+        f"spent {spent['spent_seconds']:.1f} s{limit} ({spent['limit']})",
         f"seed {provenance['seed']}, {provenance['device']}, torch {provenance['versions'].get('torch')}, "
         + ", ".join(f"{name} {digest}" for name, digest in provenance["data"].items()),
     ]
     lines += [f"note: {note}" for note in data_notes(run)]
     return [*lines, f'model: nasimb.load("{folder / "best"}").predict(images)']
+
+
+def stdout() -> Console:
+    """Tables on stdout: as wide as they need to be where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def print_report(folders: Sequence[Path], form: str) -> None:
+    """One run in all its tables, or several runs side by side, on stdout.
+
+    Args:
+        form: "terminal", "markdown", "csv" or "json".
+
+    Raises:
+        InputError: a folder is no run, or the run is not finished.
+    """
+    runs = [Run.read(folder) for folder in folders]
+    results = [run.finished_result() for run in runs]
+    if form == "json":
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    elif form == "csv":
+        print(numbers(runs).to_csv(index=False), end="")
+    else:
+        for title, table in _tables(runs).items():
+            if form == "markdown":
+                print(markdown_table(table, title=title))
+            else:
+                stdout().print(terminal_table(table, title=title))
+        for line in closing_lines(runs[0], folders[0]) if len(runs) == 1 else ():
+            print(f"- {markdown_text(line)}" if form == "markdown" else line)
+
+
+def print_inspection(found: Inspection, *, title: str) -> None:
+    """What `nasimb data inspect` found, on stdout."""
+    if len(found.table):
+        stdout().print(terminal_table(found.table, title=title))
+    if found.imbalance_factor is not None:
+        groups = ", ".join(f"{count} {name}-shot" for name, count in found.groups.items())
+        print(f"imbalance factor {found.imbalance_factor:g}; classes: {groups}")
+    for remark in found.remarks:
+        print(f"note: {remark}")
+    for problem in found.problems:
+        print(f"problem: {problem}")
+    if not found.problems:
+        print("No problem found.")
+
+
+def _tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    if len(runs) > 1:
+        return {"Runs": comparison(runs)}
+    (run,) = runs
+    return {
+        "Winner and baselines (test split)": models(run),
+        "Pareto set (held out)": pareto(run),
+        "Spend": spend(run),
+    }
