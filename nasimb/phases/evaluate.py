@@ -14,7 +14,9 @@ from nasimb.data.base import ImageSet
 from nasimb.data.task import Task
 from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
-from nasimb.phases.heads import Choice, HeadWork
+from nasimb.heads.compare import label
+from nasimb.phases.choice import Choice
+from nasimb.phases.heads import HeadWork
 from nasimb.search.candidate import Scoring, statistics_of
 from nasimb.session import Session
 
@@ -53,7 +55,7 @@ def build(
         space=supernet.space,
         subnet=candidate.subnet,
         calibration=candidate.calibration,
-        head={"name": head.name, "setting": head.setting},
+        head={"name": label(choice.head), "setting": head.setting},
         metrics={"validation": {**choice.metrics, "estimator": choice.estimator}},
         provenance=dict(provenance),
     )

@@ -7,8 +7,8 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,11 @@ from nasimb.heads import Head
 from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
+from nasimb.phases.choice import SHOWN, Choice, merit
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
-from nasimb.space import Subnet
 
 T = TypeVar("T")
 
@@ -36,60 +36,18 @@ MODELS = 5
 LARGE_MODELS = 3.25
 """Subnets to be tested, in units of the largest: it, the winner, the best of random, and the smallest."""
 KEPT_MIB = 512
+LARGE_PROBLEM = 10**8
+"""Images x features x classes from which one logistic fit takes seconds on a CPU."""
+LARGE_FOLDS, LARGE_PENALTIES = 3, (1e-3, 1e-4)
+SMALL_FOLDS, SMALL_PENALTIES = 5, (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 TIMING_SECONDS = 0.4
 START_SECONDS = 0.5
 MARGIN = 1.2
-SHOWN = ("balanced_accuracy", "many", "medium", "few")
 FAILURES = (WorkError, torch.cuda.OutOfMemoryError)
 """What one candidate or head may fail with while the run goes on."""
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search."""
 FIRST_TRIALS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A candidate with the head it goes to the test with.
-
-    Attributes:
-        head: name of a closed-form head, or a loss of the logistic head with its options.
-        setting: penalty or shrinkage.
-        value: the objective on held-out images; `metrics` has more of them.
-        balanced_loss: mean over classes of the held-out log loss; with few images a class values tie often, and then
-            the head that is surer of the right classes wins. None for a head that only ranked.
-        estimator: how they were held out: "leave-one-out", "5-fold", "holdout".
-        seconds: it took.
-    """
-
-    candidate: Candidate
-    head: Named
-    setting: float
-    value: float
-    balanced_loss: float | None
-    metrics: dict[str, float | None]
-    estimator: str
-    seconds: float
-
-    def to_line(self) -> dict[str, Any]:
-        """A line of heads.jsonl."""
-        values = {name: getattr(self, name) for name in self.__slots__ if name != "candidate"}
-        return {"subnet": self.candidate.subnet.to_dict(), "calibration": self.candidate.calibration, **values}
-
-    @classmethod
-    def from_line(cls, line: dict[str, Any]) -> Choice:
-        """Undo `to_line`."""
-        values = dict(line)
-        candidate = Candidate(Subnet.from_dict(values.pop("subnet")), values.pop("calibration"))
-        return cls(candidate=candidate, **values)
-
-    @classmethod
-    def of_trial(cls, trial: Trial, estimator: str) -> Choice:
-        """The closed-form head that a trial was ranked by."""
-        assert trial.head is not None
-        assert trial.setting is not None
-        assert trial.score is not None
-        metrics = {name: getattr(trial, name) for name in SHOWN}
-        return cls(trial.candidate, trial.head, trial.setting, trial.score, None, metrics, estimator, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,16 +57,22 @@ class Comparison:
     Attributes:
         heads: tried on every finalist.
         count: how many of the best candidates are finalists.
-        folds: stratified; not used where there is a hold-out.
-        penalties: of the logistic head.
+        folds: stratified; not used where there is a hold-out. None: 5, or 3 for a large problem.
+        penalties: of the logistic head. None: five from 0.1 to 1e-5, or two for a large problem.
         seed: of the folds.
     """
 
     heads: tuple[Named, ...]
     count: int
-    folds: int
-    penalties: tuple[float, ...]
+    folds: int | None
+    penalties: tuple[float, ...] | None
     seed: int
+
+    def sized(self, numbers: int) -> Comparison:
+        """The same with folds and penalties for a problem of so many images x features x classes."""
+        large = numbers > LARGE_PROBLEM
+        folds, penalties = (LARGE_FOLDS, LARGE_PENALTIES) if large else (SMALL_FOLDS, SMALL_PENALTIES)
+        return replace(self, folds=self.folds or folds, penalties=self.penalties or penalties)
 
 
 class HeadWork:
@@ -121,7 +85,12 @@ class HeadWork:
     """
 
     def __init__(self, session: Session, scoring: Scoring, comparison: Comparison, *, num_test: int) -> None:
-        self.session, self.scoring, self.comparison = session, scoring, comparison
+        largest = scoring.supernet.feature_dim(scoring.supernet.space.largest())
+        numbers = len(scoring.fitted) * largest * scoring.fitted.num_classes
+        self.session, self.scoring, self.comparison = session, scoring, comparison.sized(numbers)
+        assert self.comparison.folds is not None
+        assert self.comparison.penalties is not None
+        self._folds, self._penalties = self.comparison.folds, self.comparison.penalties
         self._num_test = num_test
         self._done: dict[tuple[Candidate, str], list[Choice]] = {}
         for line in session.run.read_lines(FILE):
@@ -130,6 +99,7 @@ class HeadWork:
         self._calibrate_seconds, self._image_seconds = 0.0, 0.0
         self._fit_seconds: dict[str, float] = {}
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
+        self._progress, self._detail = 0.0, "largest subnet"
 
     def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
         """features_ND of a candidate; kept (up to a limit) for the head and evaluate phases, which ask twice."""
@@ -202,7 +172,7 @@ class HeadWork:
         finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None])
         # A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
-        found = {"winner": max((self._best(trial) for trial in tried), key=_merit)}
+        found = {"winner": max((self._best(trial) for trial in tried), key=merit)}
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
         return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
@@ -234,14 +204,14 @@ class HeadWork:
     def _best(self, trial: Trial) -> Choice:
         tried = self._tried(trial.candidate)
         estimator = "leave-one-out" if self.scoring.validation is None else "holdout"
-        return max(tried, key=_merit) if tried else Choice.of_trial(trial, estimator)
+        return max(tried, key=merit) if tried else Choice.of_trial(trial, estimator)
 
     def _plain(self, largest: Trial) -> Choice:
         """The unweighted head; where there was no time to compare its penalties, the middle one, held out nowhere."""
         unit = self._done.get((largest.candidate, repr(PLAIN)))
         if unit is not None:
             return unit[0]
-        penalties = sorted(self.comparison.penalties)
+        penalties = sorted(self._penalties)
         metrics = dict.fromkeys(SHOWN)
         return Choice(
             largest.candidate, PLAIN, penalties[len(penalties) // 2], float("-inf"), None, metrics, "not held out", 0.0
@@ -273,8 +243,9 @@ class HeadWork:
             self._done[candidate, repr(head)] = choices
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
-            best = max(choices, key=_merit)
-            self.session.tick(PHASE, done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}")
+            best = max(choices, key=merit)
+            self._progress, self._detail = done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}"
+            self.session.tick(PHASE, self._progress, self._detail)
         return everything
 
     def _expected_seconds(self, head: Named) -> float:
@@ -285,8 +256,8 @@ class HeadWork:
     @property
     def _fits(self) -> int:
         """Fits of one comparison."""
-        folds = self.comparison.folds if self.scoring.validation is None else 1
-        return folds * len(self.comparison.penalties)
+        folds = self._folds if self.scoring.validation is None else 1
+        return folds * len(self._penalties)
 
     def _features_seconds(self) -> float:
         held_out = 0 if self.scoring.validation is None else len(self.scoring.validation)
@@ -309,7 +280,7 @@ class HeadWork:
         if unit is not None:
             self._fit_seconds[repr(head)] = unit[0].seconds / self._fits
             return
-        penalties = sorted(self.comparison.penalties)
+        penalties = sorted(self._penalties)
         start = self.session.clock()
         fit_head(
             head, features_ND, self.scoring.fitted.labels_N.to(self.scoring.device), self.scoring.fitted.num_classes,
@@ -323,6 +294,10 @@ class HeadWork:
         validation = self.scoring.validation
         return fitted_ND, None if validation is None else self.features(candidate, validation)
 
+    def _between(self) -> None:
+        """Between two fits of one comparison, which can take minutes: charge the time, obey a signal."""
+        self.session.tick(PHASE, self._progress, self._detail)
+
     def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
         """The head as it is and with each post-hoc correction, each at its best setting on held-out images."""
         scoring, comparison = self.scoring, self.comparison
@@ -331,13 +306,16 @@ class HeadWork:
         if held_MD is None:
             found = by_folds(
                 head, fitted_ND, labels_N, num_classes,
-                penalties=comparison.penalties, folds=comparison.folds, seed=comparison.seed,
+                penalties=self._penalties, folds=self._folds, seed=comparison.seed, between=self._between,
             )  # fmt: skip
-            truth_M, estimator = scoring.fitted.labels_N, f"{comparison.folds}-fold"
+            truth_M, estimator = scoring.fitted.labels_N, f"{self._folds}-fold"
         else:
             assert scoring.validation is not None
             truth_M, estimator = scoring.validation.labels_N, "holdout"
-            found = by_holdout(head, fitted_ND, labels_N, held_MD, truth_M, num_classes, penalties=comparison.penalties)
+            found = by_holdout(
+                head, fitted_ND, labels_N, held_MD, truth_M, num_classes,
+                penalties=self._penalties, between=self._between,
+            )  # fmt: skip
         best: dict[str, tuple[float, HeldOut, Metrics]] = {}
         for one in found:
             metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
@@ -349,10 +327,6 @@ class HeadWork:
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, _shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
-
-
-def _merit(choice: Choice) -> tuple[float, float]:
-    return choice.value, float("-inf") if choice.balanced_loss is None else -choice.balanced_loss
 
 
 def _shown(metrics: Metrics) -> dict[str, float | None]:

@@ -1,0 +1,62 @@
+"""A candidate with the head it goes to the test with, and how good that was on held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nasimb.heads.compare import Named
+from nasimb.search.trial import Candidate, Trial
+from nasimb.space import Subnet
+
+SHOWN = ("balanced_accuracy", "many", "medium", "few")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A candidate with the head it goes to the test with.
+
+    Attributes:
+        head: name of a closed-form head, or a loss of the logistic head with its options.
+        setting: penalty or shrinkage.
+        value: the objective on held-out images; `metrics` has more of them.
+        balanced_loss: mean over classes of the held-out log loss; with few images a class values tie often, and then
+            the head that is surer of the right classes wins. None for a head that only ranked.
+        estimator: how they were held out: "leave-one-out", "5-fold", "holdout".
+        seconds: it took.
+    """
+
+    candidate: Candidate
+    head: Named
+    setting: float
+    value: float
+    balanced_loss: float | None
+    metrics: dict[str, float | None]
+    estimator: str
+    seconds: float
+
+    def to_line(self) -> dict[str, Any]:
+        """A line of heads.jsonl."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "candidate"}
+        return {"subnet": self.candidate.subnet.to_dict(), "calibration": self.candidate.calibration, **values}
+
+    @classmethod
+    def from_line(cls, line: dict[str, Any]) -> Choice:
+        """Undo `to_line`."""
+        values = dict(line)
+        candidate = Candidate(Subnet.from_dict(values.pop("subnet")), values.pop("calibration"))
+        return cls(candidate=candidate, **values)
+
+    @classmethod
+    def of_trial(cls, trial: Trial, estimator: str) -> Choice:
+        """The closed-form head that a trial was ranked by."""
+        assert trial.head is not None
+        assert trial.setting is not None
+        assert trial.score is not None
+        metrics = {name: getattr(trial, name) for name in SHOWN}
+        return cls(trial.candidate, trial.head, trial.setting, trial.score, None, metrics, estimator, 0.0)
+
+
+def merit(choice: Choice) -> tuple[float, float]:
+    """Larger is better; ties go to the smaller loss."""
+    return choice.value, float("-inf") if choice.balanced_loss is None else -choice.balanced_loss

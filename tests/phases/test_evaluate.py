@@ -1,0 +1,84 @@
+"""The last phase: what is tested is what was saved, once, with every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import nasimb.phases.evaluate as phase
+from nasimb.errors import Interrupted
+from nasimb.export import load
+from nasimb.phases.evaluate import build, evaluate_models
+from nasimb.phases.search import search
+from nasimb.search.limits import Limits
+from nasimb.session import Session
+
+Workshop = Callable[..., Any]
+
+
+def chosen(shop: Any) -> dict[str, Any]:
+    trials = search(shop.session, shop.scoring, shop.question, max_trials=4, reserve_seconds=lambda finished: 0.0)
+    found: dict[str, Any] = shop.work.choose(trials, Limits())
+    return found
+
+
+def outcome(shop: Any, choices: dict[str, Any]) -> dict[str, Any]:
+    return evaluate_models(shop.session, shop.scoring, shop.work, choices, shop.ground.task, {"seed": 0}, seed=0)
+
+
+def test_the_saved_winner_says_what_the_result_says(workshop: Workshop) -> None:
+    shop = workshop()
+    choices = chosen(shop)
+    result = outcome(shop, choices)
+    test, model = shop.ground.task.test, load(shop.run.best)
+    images_NCHW = test.store.read(test.indices_N, torch.device("cpu"))
+    right_N = model(images_NCHW).argmax(1) == test.labels_N
+    recalls = [float(right_N[test.labels_N == label].float().mean()) for label in range(test.num_classes)]
+    assert result["winner"]["test"]["balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
+    assert result["winner"]["test"]["recalls"] == pytest.approx(recalls)
+    assert model.description.metrics["test"] == result["winner"]["test"]
+    assert model.description.provenance == {"seed": 0}
+    assert set(result["baselines"]) == set(choices) - {"winner"}
+
+
+def test_the_test_split_is_read_once_for_each_subnet(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, passes = workshop(), []
+    choices = chosen(shop)
+    original = phase.predict_test
+
+    def counting(backbone: Any, heads: Any, test: Any, **options: Any) -> Any:
+        passes.append(sorted(heads))
+        return original(backbone, heads, test, **options)
+
+    monkeypatch.setattr(phase, "predict_test", counting)
+    outcome(shop, choices)
+    assert sorted(role for roles in passes for role in roles) == sorted(choices)
+    assert len(passes) == len({choice.candidate for choice in choices.values()})
+
+
+def test_the_final_head_is_fitted_to_every_target_image(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = workshop(source="target")
+    choice, seen = chosen(shop)["winner"], []
+    original = shop.work.fit
+
+    def watching(choice: Any, features_ND: Any, labels_N: Any) -> Any:
+        seen.append(len(features_ND))
+        return original(choice, features_ND, labels_N)
+
+    monkeypatch.setattr(shop.work, "fit", watching)
+    build(shop.scoring, shop.work, choice, shop.ground.task.target, {})
+    assert seen == [len(shop.ground.task.target)]
+    assert seen[0] > len(shop.scoring.fitted)
+
+
+def test_an_interrupted_test_is_done_again(workshop: Workshop) -> None:
+    shop = workshop()
+    choices = chosen(shop)
+    stopped = Session(shop.run, shop.session.ledger, shop.clock, shop.watcher, lambda: 15)
+    with pytest.raises(Interrupted):
+        evaluate_models(stopped, shop.scoring, shop.work, choices, shop.ground.task, {}, seed=0)
+    assert load(shop.run.best).description.subnet == choices["winner"].candidate.subnet
+    assert outcome(shop, choices)["winner"]["test"]["balanced_accuracy"] >= 0

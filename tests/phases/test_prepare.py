@@ -1,0 +1,54 @@
+"""What is refused before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasimb.budget import Budget
+from nasimb.errors import BudgetError, InputError
+from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, choose_device, probe
+
+
+@pytest.mark.parametrize(("name", "said"), [("gpu", "auto, cpu or cuda"), ("cuda:99", "must exist")])
+def test_devices_that_are_not_there(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        choose_device(name)
+    assert choose_device("cpu").type == "cpu"
+
+
+@given(st.floats(1e-4, 50), st.floats(1e-4, 500), st.floats(0, 500), st.floats(0, 50))
+def test_the_budget_that_a_refusal_names_is_accepted(step: float, trial: float, test: float, spent: float) -> None:
+    found = Probe(step, trial, test)
+    with pytest.raises(BudgetError) as refused:
+        check_affordable(found, 0.5, spent, "0.5s")
+    named = str(refused.value).partition("at least ")[2].partition(" ")[0]
+    seconds = Budget.parse(named).wall_seconds
+    assert seconds is not None
+    check_affordable(found, seconds, spent, named)
+    check_affordable(found, None, spent, "5trials")
+    assert seconds <= 1.2 * found.smallest_budget_seconds(spent) + 60
+
+
+def test_a_space_whose_strides_swallow_the_image_is_refused(workshop: Callable[..., Any]) -> None:
+    shop = workshop()
+    space = shop.ground.space
+    stages = tuple(stage.model_copy(update={"stride": 4}) for stage in space.stages)
+    with pytest.raises(InputError, match="outlast its strides"):
+        check_space_fits(space.model_copy(update={"stages": stages}), shop.ground.task)
+
+
+def test_the_probe_measures_on_the_clock_that_it_is_given(workshop: Callable[..., Any]) -> None:
+    shop = workshop()
+    ticks = iter(range(10_000))
+    found = probe(
+        shop.training.supernet, shop.training, shop.ground.task, batch_size=16, calibration=32,
+        clock=lambda: float(next(ticks)), device=shop.device,
+    )  # fmt: skip
+    assert found.step_seconds == 1.0
+    assert found.test_seconds == pytest.approx(len(shop.ground.task.test) / 16)
+    assert found.trial_seconds == pytest.approx((len(shop.ground.task.target) + 64) / 16)

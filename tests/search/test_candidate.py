@@ -1,0 +1,176 @@
+"""From a candidate to its score: frozen, deterministic, honest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nasimb.data.base import ImageSet
+from nasimb.data.store import TensorStore
+from nasimb.errors import WorkError
+from nasimb.heads import HEADS
+from nasimb.search.candidate import Scoring, evaluate, features_of, rank, statistics_of
+from nasimb.search.trial import FAILED, FINISHED, Candidate
+from nasimb.space import SearchSpace, Stage
+from nasimb.supernet import build_supernet
+
+SPACE = SearchSpace(
+    name="tiny", backbone="resnet", stem_width=4, resolutions=(6, 8), taps=(1, 2),
+    stages=(
+        Stage(depths=(1, 2), widths=(4, 6), kernel_sizes=(3,), norms=("bn", "nbn")),
+        Stage(depths=(1,), widths=(6, 40), kernel_sizes=(3, 5), norms=("bn",), stride=2),
+    ),
+)  # fmt: skip
+COUNTS = (14, 7, 3, 1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(counts: tuple[int, ...], seed: int) -> ImageSet:
+    """Classes that differ in where they are bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels_N = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    pixels = torch.randint(0, 120, (len(labels_N), 1, 8, 8), generator=generator)
+    for position, label in enumerate(labels_N.tolist()):
+        pixels[position, :, 2 * label : 2 * label + 2] += 90
+    classes = tuple("abcd"[: len(counts)])
+    store = TensorStore(pixels.to(torch.uint8), [(f"made {seed} ", len(labels_N))])
+    return ImageSet(store, torch.arange(len(labels_N)), labels_N, classes)
+
+
+def make_scoring(**changes: Any) -> Scoring:
+    mean_C, std_C = torch.full((1,), 90.0), torch.full((1,), 60.0)
+    supernet = build_supernet(SPACE, 1, 4, mean_C, std_C, torch.Generator().manual_seed(0)).eval()
+    fitted = images(COUNTS, 1)
+    source = images((8, 8, 8, 8), 2)
+    options: dict[str, Any] = {
+        "supernet": supernet.requires_grad_(False), "fitted": fitted, "validation": None,
+        "class_counts_K": fitted.class_counts_K,
+        "calibration_images": {"source": source.store.read(source.indices_N, torch.device("cpu"))},
+        "heads": tuple(HEADS[name]() for name in ("ridge", "gda")), "objective": "balanced_accuracy",
+        "batch_size": 512, "device": torch.device("cpu"),
+    }  # fmt: skip
+    return Scoring(**{**options, **changes})
+
+
+def candidates(number: int = 6) -> list[Candidate]:
+    rng = np.random.default_rng(0)
+    return [Candidate(SPACE.sample(rng), "source") for _ in range(number)]
+
+
+def score(scoring: Scoring, candidate: Candidate) -> Any:
+    macs, params = scoring.cost_of(candidate.subnet)
+    return evaluate(scoring, 0, "random", candidate, macs, params, seed=0)
+
+
+def test_the_order_of_candidates_changes_no_score() -> None:
+    forwards = {candidate: score(make_scoring(), candidate) for candidate in candidates()}
+    scoring = make_scoring()
+    backwards = {candidate: score(scoring, candidate) for candidate in reversed(candidates())}
+    again = {candidate: score(scoring, candidate) for candidate in candidates()}
+    assert forwards == backwards == again
+    assert all(trial.state == FINISHED for trial in forwards.values())
+
+
+def test_the_composition_of_batches_changes_no_feature() -> None:
+    candidate = Candidate(SPACE.largest(), "source")
+    whole, parts = make_scoring(), make_scoring(batch_size=5)
+    statistics = statistics_of(whole, candidate)
+    reference_ND = features_of(whole, candidate, statistics, whole.fitted)
+    torch.testing.assert_close(features_of(parts, candidate, statistics, parts.fitted), reference_ND)
+    backwards = whole.fitted.subset(torch.arange(len(whole.fitted)).flip(0))
+    torch.testing.assert_close(features_of(whole, candidate, statistics, backwards).flip(0), reference_ND)
+
+
+def test_scoring_leaves_the_super_network_bit_identical() -> None:
+    scoring = make_scoring()
+    before = {name: tensor.clone() for name, tensor in scoring.supernet.state_dict().items()}
+    for candidate in candidates():
+        score(scoring, candidate)
+    after = scoring.supernet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.grad is not None for parameter in scoring.supernet.parameters())
+
+
+def test_more_features_than_images_is_no_problem() -> None:
+    candidate = Candidate(SPACE.largest(), "source")
+    scoring = make_scoring()
+    assert scoring.supernet.feature_dim(candidate.subnet) > len(scoring.fitted)
+    trial = score(scoring, candidate)
+    assert trial.state == FINISHED
+    assert 0.0 <= trial.score <= 1.0
+
+
+def test_leave_one_out_uses_every_image_but_the_only_one_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    ridge = type(HEADS["ridge"]())
+    original = ridge.score
+
+    def watching(self: Any, features_ND: torch.Tensor, labels_N: torch.Tensor, num_classes: int) -> Any:
+        seen.append(len(features_ND))
+        return original(self, features_ND, labels_N, num_classes)
+
+    monkeypatch.setattr(ridge, "score", watching)
+    ranking = rank(make_scoring(), candidates(1)[0])
+    assert seen == [sum(COUNTS)]
+    assert ranking.metrics.images == sum(COUNTS) - 1  # one class has a single image, which cannot be left out
+    assert ranking.metrics.absent_classes == (3,)
+
+
+def test_a_hold_out_fits_on_one_part_and_ranks_on_the_other_alone() -> None:
+    held_out = images((6, 5, 4, 3), 9)
+    scoring = make_scoring(validation=held_out)
+    candidate = candidates(1)[0]
+    ranking = rank(scoring, candidate)
+    assert ranking.metrics.images == len(held_out)
+    # Nonsense labels on the hold-out move the score; which images are in it is all that it depends on.
+    rolled = replace(held_out, labels_N=held_out.labels_N.roll(7))
+    assert rank(replace(scoring, validation=rolled), candidate).value < ranking.value
+    # An oracle: the head fitted on `fitted`, applied to the hold-out.
+    statistics = statistics_of(scoring, candidate)
+    fitted_ND = features_of(scoring, candidate, statistics, scoring.fitted)
+    held_MD = features_of(scoring, candidate, statistics, held_out)
+    head = HEADS[ranking.head]().fit(fitted_ND, scoring.fitted.labels_N, 4, ranking.setting)
+    right_M = head.logits(held_MD).argmax(1) == held_out.labels_N
+    recalls = [float(right_M[held_out.labels_N == label].float().mean()) for label in range(4)]
+    assert ranking.value == pytest.approx(sum(recalls) / 4)
+
+
+def test_features_that_are_not_finite_fail_the_trial_with_a_reason() -> None:
+    scoring = make_scoring()
+    with torch.no_grad():
+        next(parameter for parameter in scoring.supernet.parameters() if parameter.ndim == 4).fill_(float("nan"))
+    candidate = candidates(1)[0]
+    trial = score(scoring, candidate)
+    assert trial.state == FAILED
+    assert trial.score is None
+    assert "must be finite" in trial.reason
+    assert "\n" not in trial.reason
+    with pytest.raises(WorkError, match="NaN or infinity for 25 of 25 images"):
+        rank(scoring, candidate)
+
+
+def test_only_classes_that_can_be_held_out_are_judged() -> None:
+    assert make_scoring().judged_counts_K.tolist() == [14, 7, 3, 0]
+    assert make_scoring(validation=images((2, 1, 0, 1), 5)).judged_counts_K.tolist() == [14, 7, 0, 1]
+
+
+def test_the_cost_includes_the_linear_head() -> None:
+    scoring, subnet = make_scoring(), SPACE.smallest()
+    macs, params = scoring.cost_of(subnet)
+    backbone = scoring.supernet.extract(subnet, statistics_of(scoring, Candidate(subnet, "source")))
+    features = scoring.supernet.feature_dim(subnet)
+    assert params == sum(parameter.numel() for parameter in backbone.parameters()) + (features + 1) * 4
+    assert macs > features * 4
