@@ -47,16 +47,19 @@ class HeldOut:
 
 def by_folds(
     head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, penalties: tuple[float, ...], folds: int,
-    seed: int,
+    seed: int, between: Callable[[], None] = lambda: None,
 ) -> list[HeldOut]:  # fmt: skip
     """Out-of-fold predictions: a logistic head at every penalty, a closed form at its best leave-one-out setting.
+
+    Args:
+        between: called before every fit; what it raises ends the comparison.
 
     Raises:
         InputError: no such head. WorkError: a feature is not finite.
     """
     spec = _spec(head, penalties, folds)
     if isinstance(spec, LogisticSpec):
-        found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed)
+        found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed, deadline=_never(between))
         counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
         results = [HeldOut(head, one.setting, one.predicted_N, one.balanced_loss) for one in found]
         for one in found:
@@ -75,16 +78,17 @@ def by_folds(
 
 def by_holdout(
     head: Named, features_ND: Tensor, labels_N: Tensor, held_out_MD: Tensor, held_out_labels_M: Tensor,
-    num_classes: int, *, penalties: tuple[float, ...],
+    num_classes: int, *, penalties: tuple[float, ...], between: Callable[[], None] = lambda: None,
 ) -> list[HeldOut]:  # fmt: skip
     """Predictions for the hold-out by the head fitted to all of `features_ND`, at every setting.
 
-    Raises: as `by_folds`.
+    Args, raises: as `by_folds`.
     """
     spec = _spec(head, penalties, 2)
     counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
     results = []
     for setting in spec.grid:
+        between()
         fitted = spec.fit(features_ND, labels_N, num_classes, setting)
         corrections = _corrections(spec, counts_K) if isinstance(spec, LogisticSpec) else ()
         variants = [
@@ -108,6 +112,24 @@ def fit_head(head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: in
     if options.get("posthoc") == "tau_normalisation":
         return tau_normalised(fitted, options["tau"])
     return fitted
+
+
+def _never(between: Callable[[], None]) -> Callable[[], bool]:
+    """A deadline that never comes, but is told of every fit."""
+
+    def over() -> bool:
+        between()
+        return False
+
+    return over
+
+
+def label(head: Named) -> str:
+    """What a reader calls a head: "gda", "cross_entropy + logit_adjustment(1)"."""
+    if isinstance(head, str):
+        return head
+    correction = f" + {head['posthoc']}({head['tau']:g})" if "posthoc" in head else ""
+    return f"{head['name']}{correction}"
 
 
 def _spec(head: Named, penalties: tuple[float, ...], folds: int) -> ClosedFormSpec | LogisticSpec:
