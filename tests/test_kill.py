@@ -96,8 +96,9 @@ def test_after_sigkill_the_same_command_finds_the_same_winner(
     assert sum(read_account(run / "ledger.jsonl").values()) == pytest.approx(result["spend"]["spent_seconds"], abs=0.5)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("phase", ["supernet", "search"])
+@pytest.mark.parametrize(
+    ("number", "code", "phase"), [(signal.SIGTERM, 143, "search"), (signal.SIGINT, 130, "supernet")]
+)
 def test_a_polite_signal_ends_in_a_sentence_and_the_run_goes_on(
     tmp_path: Path, undisturbed: tuple[Path, dict[str, Any]], number: int, code: int, phase: str
 ) -> None:
