@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,20 +201,20 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
 
 def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen) -> Scoring:
     """How candidates are scored in this run."""
-    task, images = ground.task, {}
+    scoring, images = _scoring(config, ground, frozen.supernet, {}), {}
     for policy in config.calibrations:
         if policy == "source":
             images[policy] = frozen.source_images_BCHW.to(ground.device)
         else:
             images[policy] = calibration_images(
                 policy,
-                task.source,
-                task.target,
+                scoring.fitted,
+                scoring.fitted,
                 seed=config.seed,
                 device=ground.device,
                 limit=config.calibration_images,
             )
-    return _scoring(config, ground, frozen.supernet, images)
+    return replace(scoring, calibration_images=images)
 
 
 def make_question(config: RunConfig, ground: Ground) -> Question:

@@ -170,8 +170,8 @@ def _described(file: Path, metadata: Mapping[str, str]) -> tuple[Description, st
             subnet=Subnet.from_dict(values["subnet"]), calibration=values["calibration"], head=values["head"],
             metrics=values["metrics"], provenance=values["provenance"],
         ), values["head_module"]  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise _damaged(file, f"a description without a proper {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file, f"a description with something missing ({error})") from None
 
 
 def _damaged(file: Path, found: str) -> InputError:

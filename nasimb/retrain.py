@@ -137,7 +137,7 @@ def _fitted(head: Named, features_ND: Tensor, target: ImageSet, seed: int) -> He
         return measure(one.predicted_M, target.labels_N, counts_K).balanced_accuracy, -one.balanced_loss
 
     best = max(plain, key=merit)
-    return fit_head(head, features_ND, labels_N, target.num_classes, best.setting)
+    return fit_head(head, features_ND, labels_N, target.num_classes, best.setting, PENALTIES)
 
 
 def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path) -> None:

@@ -17,6 +17,8 @@ from torch.nn.functional import cross_entropy
 from nasimb.heads.head import Head
 from nasimb.metrics import NO_PREDICTION
 
+ROWS = 4096
+"""Images whose logits are in memory at a time."""
 ALWAYS_TRAINING = -1
 """Fold of the only image of a class: no fold leaves it out."""
 
@@ -66,19 +68,25 @@ def out_of_fold(features_ND: Tensor, labels_N: Tensor, fold_N: Tensor, heads: Se
     """Every fold's images through the head that has not seen them."""
     labels_N = labels_N.cpu()
     predicted_N = torch.full((len(labels_N),), NO_PREDICTION, dtype=torch.int64)
-    logits_NK = torch.zeros(len(labels_N), len(heads[0].bias_K), dtype=torch.float64)
+    losses_N = torch.zeros(len(labels_N), dtype=torch.float64)
     for fold, head in enumerate(heads):
-        held_out = (fold_N == fold).nonzero().squeeze(1)
-        logits_NK[held_out] = head.logits(features_ND[held_out.to(features_ND.device)]).cpu()
-        predicted_N[held_out] = logits_NK[held_out].argmax(1)
+        members = (fold_N == fold).nonzero().squeeze(1)
+        for start in range(0, len(members), ROWS):
+            held_out = members[start : start + ROWS]
+            logits_BK = head.logits(features_ND[held_out.to(features_ND.device)]).cpu()
+            predicted_N[held_out] = logits_BK.argmax(1)
+            losses_N[held_out] = cross_entropy(logits_BK, labels_N[held_out], reduction="none")
     kept_N = predicted_N != NO_PREDICTION
-    loss = balanced_log_loss(logits_NK[kept_N], labels_N[kept_N])
+    loss = _class_mean(losses_N[kept_N], labels_N[kept_N])
     return OutOfFold(heads[0].name, heads[0].setting, predicted_N, loss, fold_N, tuple(heads))
 
 
 def balanced_log_loss(logits_NK: Tensor, labels_N: Tensor) -> float:
     """Mean over the classes present of their images' mean negative log likelihood."""
-    losses_N = cross_entropy(logits_NK.double(), labels_N, reduction="none")
+    return _class_mean(cross_entropy(logits_NK.double(), labels_N, reduction="none"), labels_N)
+
+
+def _class_mean(losses_N: Tensor, labels_N: Tensor) -> float:
     counts_K = torch.bincount(labels_N).double()
     sums_K = torch.bincount(labels_N, weights=losses_N)
     return float((sums_K[counts_K > 0] / counts_K[counts_K > 0]).mean())

@@ -57,13 +57,19 @@ class LogisticSpec(Spec):
         return (0.0,) if self.loss.cosine else tuple(sorted(set(self.penalties), reverse=True))
 
     def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
-        """The head fitted to all images with the penalty `setting`.
+        """The head fitted to all images with the penalty `setting`, reached from the larger ones of `grid`.
+
+        The way there is the one that `cross_validate` goes: L-BFGS stops early, so another start is another head.
 
         Raises:
             WorkError: a feature is not finite.
             DataError: fewer than two classes have images.
         """
-        return self._fit(features_ND, labels_N, num_classes, setting, None)[0]
+        larger = [penalty for penalty in self.grid if penalty > setting]
+        start: Solution | None = None
+        for penalty in (*larger, setting):
+            head, start = self._fit(features_ND, labels_N, num_classes, penalty, start)
+        return head
 
     def cross_validate(
         self,

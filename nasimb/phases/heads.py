@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
@@ -20,7 +19,7 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import SHOWN, Choice, merit
-from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.candidate import FAILURES, Scoring, features_of, statistics_of
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
@@ -43,8 +42,6 @@ SMALL_FOLDS, SMALL_PENALTIES = 5, (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 TIMING_SECONDS = 0.4
 START_SECONDS = 0.5
 MARGIN = 1.2
-FAILURES = (WorkError, torch.cuda.OutOfMemoryError)
-"""What one candidate or head may fail with while the run goes on."""
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search."""
 FIRST_TRIALS = 3
@@ -98,6 +95,7 @@ class HeadWork:
             self._done[choices[0].candidate, repr(line["unit"])] = choices
         self._calibrate_seconds, self._image_seconds = 0.0, 0.0
         self._fit_seconds: dict[str, float] = {}
+        self._most_seconds = 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._progress, self._detail = 0.0, "largest subnet"
 
@@ -129,6 +127,11 @@ class HeadWork:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
         self._try(candidate, heads, max(reserve_seconds, self.evaluate_seconds()), 0.0, features)
+        if limit is not None:
+            # Heads have something to choose from only if the search has at least as long.
+            self._most_seconds = min(
+                MOST_FOR_HEADS * limit, (self.session.ledger.remaining() - self.evaluate_seconds()) / 2
+            )
 
     def evaluate_seconds(self) -> float:
         """What the evaluate phase needs: each model with a fit and a timing, each subnet with its test features."""
@@ -150,8 +153,7 @@ class HeadWork:
             return self.evaluate_seconds()
         candidates = self.comparison.count + len(BASELINES)
         seconds = self._features_seconds() + sum(self._expected_seconds(head) for head in self.comparison.heads)
-        most = MOST_FOR_HEADS * (self.session.ledger.limit_seconds or 0.0)
-        return min(MARGIN * candidates * seconds, most) + self.evaluate_seconds()
+        return min(MARGIN * candidates * seconds, self._most_seconds) + self.evaluate_seconds()
 
     def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
@@ -194,7 +196,9 @@ class HeadWork:
 
     def fit(self, choice: Choice, features_ND: Tensor, labels_N: Tensor) -> Head:
         """The chosen head, fitted to all of these images."""
-        return fit_head(choice.head, features_ND, labels_N, self.scoring.fitted.num_classes, choice.setting)
+        return fit_head(
+            choice.head, features_ND, labels_N, self.scoring.fitted.num_classes, choice.setting, self._penalties
+        )
 
     def _tried(self, candidate: Candidate) -> list[Choice]:
         """The best of every head that has been compared for a candidate; the plain head is no choice of its own."""
@@ -251,13 +255,12 @@ class HeadWork:
     def _expected_seconds(self, head: Named) -> float:
         """The longest that comparing this head has taken on a candidate; before the first, what its fits would."""
         taken = [unit[0].seconds for (_, done), unit in self._done.items() if done == repr(head)]
-        return max(taken, default=self._fits * self._fit_seconds.get(repr(head), 0.0))
+        return max(taken, default=self._walks * self._fit_seconds.get(repr(head), 0.0))
 
     @property
-    def _fits(self) -> int:
-        """Fits of one comparison."""
-        folds = self._folds if self.scoring.validation is None else 1
-        return folds * len(self._penalties)
+    def _walks(self) -> int:
+        """Walks down the penalties in one comparison."""
+        return self._folds if self.scoring.validation is None else 1
 
     def _features_seconds(self) -> float:
         held_out = 0 if self.scoring.validation is None else len(self.scoring.validation)
@@ -278,13 +281,12 @@ class HeadWork:
         """Seconds of one fit, where no comparison tells."""
         unit = self._done.get((candidate, repr(head)))
         if unit is not None:
-            self._fit_seconds[repr(head)] = unit[0].seconds / self._fits
+            self._fit_seconds[repr(head)] = unit[0].seconds / self._walks
             return
-        penalties = sorted(self._penalties)
         start = self.session.clock()
         fit_head(
             head, features_ND, self.scoring.fitted.labels_N.to(self.scoring.device), self.scoring.fitted.num_classes,
-            penalties[len(penalties) // 2],
+            min(self._penalties), self._penalties,
         )  # fmt: skip
         self._fit_seconds[repr(head)] = self.session.clock() - start
 

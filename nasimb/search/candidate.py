@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
@@ -26,6 +27,9 @@ from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
+
+FAILURES = (WorkError, MemoryError, torch.cuda.OutOfMemoryError, LinAlgError)
+"""What one candidate or one head may fail with while the run goes on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +136,7 @@ def evaluate(
     device = str(scoring.device)
     try:
         ranking = rank(scoring, candidate)
-    except (WorkError, torch.cuda.OutOfMemoryError) as error:
+    except FAILURES as error:
         return Trial(
             number=number, state=FAILED, kind=kind, candidate=candidate, macs=macs, params=params, device=device,
             seed=seed, reason=" ".join(str(error).split()),

@@ -31,7 +31,7 @@ class Trial:
         state: finished; cached (scored before, cost nothing); infeasible (over a limit, not scored); failed.
         kind: who proposed it: smallest, largest, random or sampler.
         score: the objective; larger is better. The recalls beside it are fractions, None for an empty group.
-        balanced_loss: mean over classes of the held-out loss of the chosen closed-form head; breaks ties.
+        balanced_loss: mean over classes of the held-out loss of the last closed-form head at its best; breaks ties.
         head, setting: the closed-form head that scored best and its penalty or shrinkage.
         macs, params: of one image through the subnet and its linear head.
         seconds: charged for it.

@@ -42,7 +42,7 @@ def draw(labels_N: Tensor, shares_K: Tensor, length: int, generator: torch.Gener
     one image of its share: the j-th of n images of a class lies at a random place in the j-th n-th of the order.
     """
     positions, places = [], []
-    for k, quota in enumerate(_quotas(shares_K, length)):
+    for k, quota in enumerate(_quotas(shares_K, length, generator)):
         members = (labels_N == k).nonzero().flatten()
         rounds = -(-quota // max(len(members), 1))
         shuffled = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
@@ -69,10 +69,11 @@ def batches_from(first_step: int, labels_N: Tensor, sampling: Sampling, batch_si
         step += 1
 
 
-def _quotas(shares_K: Tensor, length: int) -> list[int]:
-    """Whole numbers next to `shares_K * length` that sum to `length` (largest remainders get the odd ones)."""
+def _quotas(shares_K: Tensor, length: int, generator: torch.Generator) -> list[int]:
+    """Whole numbers next to `shares_K * length` that sum to it (the largest remainders get one more, ties by lot)."""
     exact_K = shares_K * length
     quotas_K = exact_K.floor()
     missing = length - int(quotas_K.sum())
-    quotas_K[(exact_K - quotas_K).argsort(descending=True, stable=True)[:missing]] += 1
+    remainders_K = exact_K - quotas_K + 1e-9 * torch.rand(len(shares_K), generator=generator, dtype=torch.float64)
+    quotas_K[remainders_K.argsort(descending=True, stable=True)[:missing]] += 1
     return [int(quota) for quota in quotas_K]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from nasimb.data.augment import augment
 from nasimb.data.base import ImageSet
 from nasimb.errors import ResumeError, WorkError
-from nasimb.space import Subnet
+from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 from nasimb.supernet.precision import faster_precision
@@ -168,9 +169,10 @@ class Training:
         """Gradients of all subnets of this step; returns the largest's loss."""
         space = self.supernet.space
         rng = np.random.default_rng([self.seed, 2, self.steps_done])
-        students = [space.smallest(), *(space.sample(rng) for _ in range(self.recipe.random_subnets))]
+        largest, smallest = _random_norms(space.largest(), space, rng), _random_norms(space.smallest(), space, rng)
+        students = [smallest, *(space.sample(rng) for _ in range(self.recipe.random_subnets))]
         share = 1 / (1 + len(students))
-        logits_BK = self._logits(images_BCHW, space.largest())
+        logits_BK = self._logits(images_BCHW, largest)
         loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.recipe.label_smoothing)
         torch.autograd.backward(loss * share)
         soft_labels_BK = logits_BK.detach().softmax(1)
@@ -191,6 +193,11 @@ class Training:
         average = [self._average[name] for name in self._parameters]
         current = [parameter.detach() for parameter in self._parameters.values()]
         torch._foreach_lerp_(average, current, 1 - decay)
+
+
+def _random_norms(subnet: Subnet, space: SearchSpace, rng: np.random.Generator) -> Subnet:
+    """The subnet with norms drawn anew: norms have no size, so the sandwich rule must not favour the first listed."""
+    return replace(subnet, norms=tuple(stage.norms[rng.integers(len(stage.norms))] for stage in space.stages))
 
 
 def _sgd(parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
