@@ -141,6 +141,7 @@ def test_deferred_goes_on_from_the_plain_loss() -> None:
     expected = minimise(prepared, [Phase(1.0, weighted)], 0.01, max_iterations=2, start=first, **options)
     spec = LogisticSpec(
         loss={"name": "deferred", "share": 0.75},  # type: ignore[arg-type]
+        penalties=(0.01,),
         max_iterations=8,
         tolerance=0.0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,10 @@ def test_a_step_follows_the_mean_of_labels_and_distillation(
 
     expected = new_supernet()
     images_BCHW = images.store.read(images.indices_N, CPU)
-    largest_BK, smallest_BK = (expected(images_BCHW, subnet) for subnet in (space.largest(), space.smallest()))
+    rng = np.random.default_rng([0, 2, 0])
+    norms = [tuple(stage.norms[rng.integers(len(stage.norms))] for stage in space.stages) for _ in range(2)]
+    subnets = [replace(subnet, norms=n) for subnet, n in zip((space.largest(), space.smallest()), norms, strict=True)]
+    largest_BK, smallest_BK = (expected(images_BCHW, subnet) for subnet in subnets)
     hard = F.one_hot(images.labels_N, 3) * 0.8 + 0.2 / 3
     label_loss = -(hard * largest_BK.log_softmax(1)).sum(1).mean()
     soft_loss = -(largest_BK.detach().softmax(1) * smallest_BK.log_softmax(1)).sum(1).mean()
@@ -228,3 +232,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(new_supernet: NewSupernet,
         next(supernet.parameters()).fill_(torch.nan)
     with pytest.raises(WorkError, match=r"loss must stay finite; got nan at step 0\. Lower learning_rate"):
         training(supernet, images).step(0.0)
+
+
+def test_every_norm_of_the_largest_subnet_is_trained_on_labels(
+    new_supernet: NewSupernet, images: ImageSet, space: SearchSpace
+) -> None:
+    """The sandwich rule trains the largest and the smallest in every step; neither may stand for the first norm alone."""
+    current = training(new_supernet(), images, random_subnets=0)
+    before = {name: tensor.clone() for name, tensor in current.supernet.named_parameters()}
+    run(current, 12)
+    moved = {name for name, tensor in current.supernet.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == set(before)
