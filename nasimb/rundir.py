@@ -33,6 +33,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nasimb.errors import InputError, ResumeError
+from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "balanced_accuracy", "many", "medium", "few", "worst_recall", "balanced_loss",
@@ -117,7 +118,7 @@ class RunDir:
             self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
             self.write_json("environment.json", environment)
             return False
-        differences = list(_differences(yaml.safe_load(file.read_text(encoding="utf-8")), config))
+        differences = list(_differences(self.config(), config))
         if differences:
             raise ResumeError(
                 f"{self.path} must be continued with its own configuration",
@@ -134,14 +135,11 @@ class RunDir:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
-        try:
-            found = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                "a run folder must hold config.yaml", got=str(self.path), do="Name a folder that a search has written."
-            ) from None
-        assert isinstance(found, dict)
-        return found
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            do = "Name a folder that a search has written."
+            raise InputError("a run folder must hold config.yaml", got=str(self.path), do=do)
+        return read_yaml(file)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file atomically: readers see the old one or the new one."""

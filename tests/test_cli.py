@@ -221,6 +221,14 @@ def test_report_of_two_runs_has_a_line_each(command: Command, finished_run: Path
 # Another target
 
 
+@pytest.fixture
+def few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the work of choosing a penalty."""
+    monkeypatch.setattr("nasimb.retrain.PENALTIES", (0.1, 0.01))
+    monkeypatch.setattr("nasimb.retrain.FOLDS", 2)
+
+
+@pytest.mark.usefixtures("few_fits")
 def test_head_moves_a_winner_to_other_classes(command: Command, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     best = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
@@ -240,6 +248,7 @@ def test_head_moves_a_winner_to_other_classes(command: Command, finished_run: Pa
     assert "run/heads/001" in taken.error
 
 
+@pytest.mark.usefixtures("few_fits")
 def test_head_on_a_folder_of_pictures(
     command: Command, finished_run: Path, write_digits: Pictures, tmp_path: Path
 ) -> None:

@@ -1,0 +1,86 @@
+"""A run folder is read without being changed, finished or not; what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nasimb.errors import InputError
+from nasimb.report import Run
+from nasimb.report.status import status_lines
+
+
+@pytest.fixture
+def folder(finished_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_reading_changes_nothing(folder: Path) -> None:
+    with (folder / "trials.csv").open("a") as file:
+        file.write("7,finis")  # as a kill leaves it
+    before = contents(folder)
+    run = Run.read(folder)
+    status_lines(run)
+    assert contents(folder) == before
+    assert [trial.number for trial in run.trials] == list(range(len(run.trials)))
+
+
+def test_trials_as_a_frame_have_numbers(folder: Path) -> None:
+    frame = Run.read(folder).trials_frame()
+    scores = frame["score"].dropna()
+    assert scores.between(0, 1).all()
+    assert (frame["macs"] > 0).all()
+    result = json.loads((folder / "result.json").read_text())
+    assert (frame["state"] == "finished").sum() == result["trials"]["finished"]
+
+
+def test_the_folder_one_stands_in_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert Run.read(Path()).name == "run"
+
+
+def test_status_of_a_finished_run(folder: Path) -> None:
+    run = Run.read(folder)
+    lines = status_lines(run)
+    assert run.result is not None
+    assert lines[0] == "run: finished"
+    assert lines[1] == "budget   6trials"
+    assert lines[2].startswith(f"spent    {sum(run.spent_seconds.values()):.1f} s")
+    best = max(trial.score for trial in run.trials if trial.score is not None)
+    assert any(line.startswith(f"best     {best:.4f} held out") for line in lines)
+    assert lines[-1].startswith(f"winner   {run.result['winner']['test']['balanced_accuracy']:.4f}")
+
+
+def test_status_of_a_run_that_has_only_begun(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.name != "config.yaml":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    lines = status_lines(Run.read(folder))
+    assert lines == [
+        "run: not finished; the same search command goes on", "budget   6trials", "spent    0.0 s (nothing yet)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("result.json", '{"schema": 1,'),
+        ("ledger.jsonl", "not a charge\n"),
+        ("trials.csv", "other,columns\n1,2\n"),
+        ("config.yaml", "a: [\n"),
+        ("config.yaml", ""),
+        ("config.yaml", "- a list\n"),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=name) as refused:
+        Run.read(folder)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,86 @@
+"""Whatever stands in a cell is shown as it is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from nasimb.report import Run
+from nasimb.report.show import closing_lines, markdown_table, markdown_text, print_report, terminal_table
+
+STRANGE = ["[red]cat[/red]", "a|b", "<b>x</b>", "*star*", "_under_", "back\\slash", "two\nlines", "[link](url)", "`c`"]
+
+
+def on_terminal(frame: pd.DataFrame, title: str = "title") -> str:
+    out = io.StringIO()
+    Console(file=out, width=200, force_terminal=False).print(terminal_table(frame, title=title))
+    return out.getvalue()
+
+
+def test_markup_on_a_terminal_is_text() -> None:
+    shown = on_terminal(pd.DataFrame({"[bold]class": [*STRANGE]}), title="[blink]title")
+    for text in STRANGE:
+        for line in text.splitlines():
+            assert line in shown
+    assert "[bold]class" in shown
+    assert "[blink]title" in shown
+
+
+def test_missing_cells_are_empty_on_a_terminal() -> None:
+    counts = pd.array([3, None], dtype="Int64")
+    shown = on_terminal(
+        pd.DataFrame({"class": ["a", "b"], "test": counts, "score": [0.5, float("nan")], "x": [None, 1]})
+    )
+    assert "NA" not in shown
+    assert "nan" not in shown
+    assert "None" not in shown
+
+
+def test_markdown_keeps_one_row_a_line_and_its_columns() -> None:
+    lines = markdown_table(pd.DataFrame({"a|b": STRANGE, "n": range(len(STRANGE))}), title="T").splitlines()
+    assert lines[0] == "### T"
+    rows = lines[2:]
+    assert len(rows) == 2 + len(STRANGE)
+    for row in rows:
+        assert row.replace("\\\\", "").replace("\\|", "").count("|") == 3
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_markdown_text_reads_as_it_was(text: str) -> None:
+    escaped = markdown_text(text)
+    unescaped, position = "", 0
+    while position < len(escaped):  # as CommonMark does: a backslash before punctuation goes, the next mark is text
+        position += escaped[position] == "\\"
+        unescaped += escaped[position]
+        position += 1
+    assert unescaped == text.replace("\n", " ")
+
+
+def test_markdown_of_nothing() -> None:
+    assert "Nothing to show" in markdown_table(pd.DataFrame(), title="Pareto")
+    assert markdown_text(None) == markdown_text(float("nan")) == ""
+
+
+def test_the_closing_lines_lead_to_the_model_and_its_origin(finished_run: Path) -> None:
+    run = Run.read(finished_run)
+    lines = closing_lines(run, finished_run)
+    text = "\n".join(lines)
+    assert lines[-1] == f'model: nasimb.load("{finished_run / "best"}").predict(images)'
+    assert run.result is not None
+    for digest in run.result["provenance"]["data"].values():
+        assert digest in text
+    for note in run.result["notes"]:
+        assert f"note: {note}" in lines
+    assert f"{run.result['trials']['finished']} scored" in text
+
+
+def test_a_markdown_report_is_nothing_but_markdown(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report([finished_run], "markdown")
+    out, err = capsys.readouterr()
+    assert err == ""
+    for line in out.splitlines():
+        assert line == "" or line[:2] in ("##", "| ", "|:", "|-", "- "), line

@@ -1,0 +1,150 @@
+"""Tables say what result.json says, in points, with blanks where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from nasimb.errors import InputError
+from nasimb.report import Run, comparison, models, numbers, pareto, spend
+from nasimb.report.tables import NAMES, data_notes
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: Path) -> Run:
+    return Run.read(finished_run)
+
+
+@pytest.fixture(scope="module")
+def result(finished_run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished_run / "result.json").read_text())
+    return found
+
+
+def entries(result: dict[str, Any]) -> dict[str, Any]:
+    return {"winner": result["winner"], **result["baselines"]}
+
+
+def cell(entry: dict[str, Any], metric: str) -> str:
+    """As a reader would work it out from result.json."""
+    value = entry["test"][metric]
+    if value is None:
+        return ""
+    low, high = entry["test"]["ci95"][metric]
+    return f"{value * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def test_every_model_has_its_row(run: Run, result: dict[str, Any]) -> None:
+    table = models(run).set_index("model")
+    assert set(table.index) == {NAMES[name] for name in entries(result)}
+    assert table.index[0] == "winner"
+    for name, entry in entries(result).items():
+        row = table.loc[NAMES[name]]
+        for metric, column in (("balanced_accuracy", "balanced accuracy"), ("medium", "medium"), ("few", "few")):
+            assert row[column] == cell(entry, metric)
+        assert row["head"] == entry["head"]
+        assert float(row["ms/image"]) == pytest.approx(1000 * entry["cost"]["latency_seconds"], abs=0.006)
+    assert "many" not in table.columns, "no class has more than 100 images"
+
+
+def test_gains_are_the_winners(run: Run, result: dict[str, Any]) -> None:
+    table = models(run).set_index("model")
+    assert table.loc["winner", "winner gains"] == ""
+    for name, entry in result["baselines"].items():
+        difference, low, high = entry["winner_gain"]["balanced_accuracy"]
+        text = table.loc[NAMES[name], "winner gains"]
+        assert text.startswith(f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        assert ("not significant" in text) is (low <= 0 <= high)
+        expected = result["winner"]["test"]["balanced_accuracy"] - entry["test"]["balanced_accuracy"]
+        assert difference == pytest.approx(expected)
+
+
+def changed(run: Run, result: dict[str, Any], **test: Any) -> Run:
+    """The run with other test figures of its winner."""
+    winner = {**result["winner"], "test": {**result["winner"]["test"], **test}}
+    return replace(run, result={**result, "winner": winner})
+
+
+def test_an_empty_group_is_blank_and_never_zero(run: Run, result: dict[str, Any]) -> None:
+    other = changed(run, result, few=None)
+    table = models(other).set_index("model")
+    assert table.loc["winner", "few"] == ""
+    assert table.loc["smallest", "few"] != ""
+    row = numbers([other]).iloc[0]
+    assert pd.isna(row["few"])
+    assert pd.isna(row["many"])
+    assert pd.isna(row["many_low"])
+
+
+def test_zero_is_zero_and_not_blank(run: Run, result: dict[str, Any]) -> None:
+    ci95 = {**result["winner"]["test"]["ci95"], "few": [0.0, 0.0]}
+    table = models(changed(run, result, few=0.0, ci95=ci95)).set_index("model")
+    assert table.loc["winner", "few"] == "0.0 [0.0, 0.0]"
+
+
+def test_a_missing_baseline_has_no_row(run: Run, result: dict[str, Any]) -> None:
+    baselines = {name: entry for name, entry in result["baselines"].items() if name != "random"}
+    assert "best of random" not in set(models(replace(run, result={**result, "baselines": baselines}))["model"])
+
+
+def test_plain_numbers_are_those_of_the_result(run: Run, result: dict[str, Any]) -> None:
+    table = numbers([run]).set_index("model")
+    for name, entry in entries(result).items():
+        assert table.loc[name, "balanced_accuracy"] == entry["test"]["balanced_accuracy"]
+        assert table.loc[name, "medium_high"] == entry["test"]["ci95"]["medium"][1]
+        assert table.loc[name, "macs"] == entry["cost"]["macs"]
+        assert table.loc[name, "params"] == entry["cost"]["params"]
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_the_pareto_set_is_beaten_by_nobody(run: Run, cost: str) -> None:
+    chosen = replace(run, config={**run.config, "objective": f"balanced_accuracy,{cost}"})
+    shown = set(pareto(chosen)["trial"])
+    scored = {trial.number: trial for trial in run.trials if trial.score is not None}
+    for number, trial in scored.items():
+        beaten = any(
+            (other.score or 0) >= (trial.score or 0)
+            and getattr(other, cost) <= getattr(trial, cost)
+            and ((other.score or 0) > (trial.score or 0) or getattr(other, cost) < getattr(trial, cost))
+            for other in scored.values()
+        )
+        assert (number in shown) is not beaten
+
+
+def test_a_long_pareto_set_is_thinned_but_keeps_its_ends(run: Run) -> None:
+    trials = [replace(run.trials[0], number=n, score=n / 100, macs=1000 * (n + 1)) for n in range(50)]
+    table = pareto(replace(run, trials=trials), most=5)
+    assert len(table) == 5
+    assert (table["trial"].iloc[0], table["trial"].iloc[-1]) == (0, 49)
+
+
+def test_spend_adds_up(run: Run, result: dict[str, Any]) -> None:
+    table = spend(run)
+    assert table["phase"].iloc[-1] == "in all"
+    assert sum(map(float, table["seconds"][:-1])) == pytest.approx(float(table["seconds"].iloc[-1]), abs=0.4)
+    assert "of the limit" not in table.columns, "the run had no time limit"
+    limited = replace(run, result={**result, "spend": {**result["spend"], "limit_seconds": 1000.0}})
+    shares = [float(text.rstrip("%")) for text in spend(limited)["of the limit"]]
+    assert shares[-1] == pytest.approx(sum(run.spent_seconds.values()) / 10, abs=0.06)
+
+
+def test_runs_side_by_side(run: Run, result: dict[str, Any]) -> None:
+    table = comparison([run, replace(run, name="other")])
+    assert table["run"].tolist() == ["run", "other"]
+    assert table["balanced accuracy"].tolist() == 2 * [cell(result["winner"], "balanced_accuracy")]
+    assert table["trials"].tolist() == 2 * [result["trials"]["finished"]]
+
+
+def test_an_unfinished_run_has_no_tables(run: Run) -> None:
+    unfinished = replace(run, result=None)
+    for table in (models, data_notes):
+        with pytest.raises(InputError, match=r"no result\.json yet"):
+            table(unfinished)
+    for table_of_several in (comparison, numbers):
+        with pytest.raises(InputError, match=r"no result\.json yet"):
+            table_of_several([run, unfinished])
