@@ -32,7 +32,14 @@ def question(**changes: object) -> Question:
 def finished(number: int, kind: str, candidate: Candidate, macs: int, params: int) -> Trial:
     score = 0.5 + candidate.subnet.widths[0] / 100 + candidate.subnet.depths[0] / 1000
     return Trial(
-        number=number, state=FINISHED, kind=kind, candidate=candidate, macs=macs, params=params, score=score, seconds=1.0
+        number=number,
+        state=FINISHED,
+        kind=kind,
+        candidate=candidate,
+        macs=macs,
+        params=params,
+        seconds=1.0,
+        score=score,
     )
 
 

@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(new_supernet: NewSupernet,
 def test_every_norm_of_the_largest_subnet_is_trained_on_labels(
     new_supernet: NewSupernet, images: ImageSet, space: SearchSpace
 ) -> None:
-    """The sandwich rule trains the largest and the smallest in every step; neither may stand for the first norm alone."""
+    """The sandwich rule trains two subnets in every step; they may not stand for the first norm alone."""
     current = training(new_supernet(), images, random_subnets=0)
     before = {name: tensor.clone() for name, tensor in current.supernet.named_parameters()}
     run(current, 12)
