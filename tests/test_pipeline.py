@@ -397,7 +397,11 @@ class FakeTime:
 
 @pytest.mark.parametrize(
     ("budget", "limit", "step", "image", "fit"),
-    [("60s", 60, 0.1, 2e-3, 0.02), ("10min", 600, 1.0, 2e-2, 0.2), ("2h", 7200, 10.0, 0.3, 3.0)],
+    [
+        pytest.param("60s", 60, 0.1, 2e-3, 0.02, marks=pytest.mark.slow),
+        ("10min", 600, 1.0, 2e-2, 0.2),
+        pytest.param("2h", 7200, 10.0, 0.3, 3.0, marks=pytest.mark.slow),
+    ],
 )
 def test_phases_keep_their_shares_and_the_budget_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, limit: float, step: float, image: float, fit: float
