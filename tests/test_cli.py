@@ -136,6 +136,9 @@ def test_a_supernet_is_trained_once_and_searched(command: Command) -> None:
     first = command(*train)
     assert first.code == 0, first.err
     assert re.search(r"net: \d+ steps on digits:5-9", first.out)
+    status = command("status", "net")
+    assert status.out.startswith("net: finished")
+    assert "--supernet" in status.out
     weights = Path("net/supernet.safetensors").read_bytes()
     again = command(*train)
     assert (again.code, again.out) == (0, first.out)
@@ -182,7 +185,7 @@ def test_status_of_a_finished_and_of_an_interrupted_run(command: Command, finish
     (tmp_path / "half" / "result.json").unlink()
     half = command("status", "half")
     assert half.code == 0
-    assert "not finished; the same search command goes on" in half.out
+    assert "not finished; the same command goes on" in half.out
     report = command("report", "half")
     assert report.code == 2
     assert "finished run" in report.error

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import FIRST_FIVE
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_run import DATA
 from torch import Tensor
 
 import nasimb
@@ -37,7 +37,7 @@ def table(finished_run: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def images_N1HW(table: pd.DataFrame) -> Tensor:
     """The test split, loaded again."""
-    test = parse_dataset(FIRST_FIVE).load(LoadRequest(size=8)).test
+    test = parse_dataset({**DATA, "digits": (0, 1, 2, 3, 4)}).load(LoadRequest(size=8)).test
     assert test is not None
     assert [test.classes[k] for k in test.labels_N.tolist()] == table["label"].tolist()
     return next(test.batches(len(test), torch.device("cpu")))[0]

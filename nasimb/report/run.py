@@ -23,6 +23,7 @@ class Run:
         result: result.json, or None while the run is not finished.
         trials: every row of trials.csv as a value.
         spent_seconds: by phase.
+        trained: what supernet.json says, where the folder is that of a finished `nasimb supernet train`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Run:
     result: dict[str, Any] | None
     trials: list[Trial]
     spent_seconds: dict[str, float]
+    trained: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -45,6 +47,7 @@ class Run:
             result=folder.read_json("result.json"),
             trials=[Trial.from_row(row) for row in folder.read_trials()],
             spent_seconds=read_account(folder.ledger),
+            trained=folder.read_json("supernet.json"),
         )
 
     def finished_result(self) -> dict[str, Any]:

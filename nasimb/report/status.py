@@ -10,13 +10,16 @@ from nasimb.search.trial import best_first
 
 def status_lines(run: Run) -> list[str]:
     """State, budget, spend by phase, trials and the best so far."""
-    state = "finished" if run.result is not None else "not finished; the same search command goes on"
+    finished = run.result is not None or run.trained is not None
+    state = "finished" if finished else "not finished; the same command goes on"
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in run.spent_seconds.items())
     lines = [
         f"{run.name}: {state}",
         f"budget   {run.config['budget']}",
         f"spent    {sum(run.spent_seconds.values()):.1f} s ({spent or 'nothing yet'})",
     ]
+    if run.trained is not None:
+        lines.append(f"trained  {run.trained['info']['steps']} steps; search with --supernet")
     states = Counter(trial.state for trial in run.trials)
     if states:
         lines.append("trials   " + ", ".join(f"{count} {state}" for state, count in states.items()))

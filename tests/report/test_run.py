@@ -64,7 +64,7 @@ def test_status_of_a_run_that_has_only_begun(folder: Path) -> None:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     lines = status_lines(Run.read(folder))
     assert lines == [
-        "run: not finished; the same search command goes on", "budget   6trials", "spent    0.0 s (nothing yet)",
+        "run: not finished; the same command goes on", "budget   6trials", "spent    0.0 s (nothing yet)",
     ]  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from nasimb.report import Run
-from nasimb.report.show import closing_lines, markdown_table, markdown_text, print_report, terminal_table
+from nasimb.report.show import closing_lines, markdown_table, markdown_text, picture, print_report, terminal_table
 
 STRANGE = ["[red]cat[/red]", "a|b", "<b>x</b>", "*star*", "_under_", "back\\slash", "two\nlines", "[link](url)", "`c`"]
 
@@ -84,3 +85,13 @@ def test_a_markdown_report_is_nothing_but_markdown(finished_run: Path, capsys: p
     assert err == ""
     for line in out.splitlines():
         assert line == "" or line[:2] in ("##", "| ", "|:", "|-", "- "), line
+
+
+def test_the_picture_is_whole_and_loads_nothing(finished_run: Path) -> None:
+    svg = picture([Run.read(finished_run)])
+    root = ElementTree.fromstring(svg)
+    text = "".join(root.itertext()).replace("\xa0", " ")
+    assert "largest, plain head" in text
+    assert "Pareto set" in text
+    assert "url(http" not in svg
+    assert "@font-face" not in svg

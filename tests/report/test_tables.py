@@ -59,7 +59,7 @@ def test_gains_are_the_winners(run: Run, result: dict[str, Any]) -> None:
         difference, low, high = entry["winner_gain"]["balanced_accuracy"]
         text = table.loc[NAMES[name], "winner gains"]
         assert text.startswith(f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
-        assert ("not significant" in text) is (low <= 0 <= high)
+        assert ("n.s." in text) is (low <= 0 <= high)
         expected = result["winner"]["test"]["balanced_accuracy"] - entry["test"]["balanced_accuracy"]
         assert difference == pytest.approx(expected)
 
