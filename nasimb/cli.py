@@ -54,6 +54,7 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     json = "json"
+    svg = "svg"
 
 
 @app.command()
@@ -255,14 +256,15 @@ def report(
     form: Annotated[
         Format,
         typer.Option(
-            "--format", help="terminal, markdown, csv (one row a model, plain numbers) or json (result.json of each)."
+            "--format",
+            help="terminal, markdown, csv (one row a model, plain numbers), json (each result.json) or svg (a picture).",
         ),
     ] = Format.terminal,
 ) -> None:
     """Tables of a finished run, or of several side by side.
 
-    One run: the winner against every baseline with 95 % intervals, the Pareto set of cost and accuracy, the spend by
-    phase, and what was done to the data. Several: one line each.
+    One run: the winner against every baseline with 95 % intervals (n.s.: not significant), the Pareto set of cost and
+    accuracy, the spend by phase, and what was done to the data. Several: one line each.
     """
     from nasimb.report.show import print_report
 

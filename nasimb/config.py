@@ -35,7 +35,7 @@ class HeadOptions(Spec):
         finalists: heads tried on the best candidates: names of losses (logistic head) and of closed-form heads.
             Plain cross entropy brings its free corrections: logit adjustment (at tau = 1 the minimum is that of
             balanced softmax) and tau-normalisation.
-        count: how many of the best candidates are tried.
+        count: how many of the best candidates are tried; where a time limit leaves time, the next best too.
         folds: stratified folds that compare heads and choose their penalty. None: 5, or 3 where images x features x
             classes exceed 10^8.
         penalties: L2 penalties of the logistic head. None: five from 0.1 to 1e-5, or two beyond that size.

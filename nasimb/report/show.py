@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from rich.text import Text
 from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
 from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
+
+PICTURE_COLUMNS = 150
 
 
 def terminal_table(frame: pd.DataFrame, *, title: str) -> Table:
@@ -70,7 +74,7 @@ def print_report(folders: Sequence[Path], form: str) -> None:
     """One run in all its tables, or several runs side by side, on stdout.
 
     Args:
-        form: "terminal", "markdown", "csv" or "json".
+        form: "terminal", "markdown", "csv", "json" or "svg" (a picture of the terminal).
 
     Raises:
         InputError: a folder is no run, or the run is not finished.
@@ -81,6 +85,8 @@ def print_report(folders: Sequence[Path], form: str) -> None:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     elif form == "csv":
         print(numbers(runs).to_csv(index=False), end="")
+    elif form == "svg":
+        print(picture(runs))
     else:
         for title, table in _tables(runs).items():
             if form == "markdown":
@@ -89,6 +95,16 @@ def print_report(folders: Sequence[Path], form: str) -> None:
                 stdout().print(terminal_table(table, title=title))
         for line in closing_lines(runs[0], folders[0]) if len(runs) == 1 else ():
             print(f"- {markdown_text(line)}" if form == "markdown" else line)
+
+
+def picture(runs: Sequence[Run]) -> str:
+    """The tables as a terminal shows them, as SVG that loads nothing from elsewhere."""
+    console = Console(record=True, file=io.StringIO(), width=PICTURE_COLUMNS)
+    for title, table in _tables(runs).items():
+        console.print(terminal_table(table, title=title))
+    svg = console.export_svg(title=f"nasimb report {' '.join(run.name for run in runs)}")
+    # rich names a font on the network; the viewer's own monospaced one does as well.
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
 def print_inspection(found: Inspection, *, title: str) -> None:

@@ -138,7 +138,7 @@ def _gain(gains: Mapping[str, Sequence[float] | None] | None, name: str) -> str:
     if row is None:
         return ""
     difference, low, high = (100 * value for value in row)
-    verdict = "" if low > 0 or high < 0 else " (not significant)"
+    verdict = "" if low > 0 or high < 0 else " (n.s.)"
     return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}"
 
 
