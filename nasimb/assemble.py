@@ -11,7 +11,7 @@ import torch
 from nasimb.config import RunConfig
 from nasimb.data import parse_dataset
 from nasimb.data.base import LoadRequest
-from nasimb.data.splits import stratified_split
+from nasimb.data.splits import split_images
 from nasimb.data.task import Task, load_task
 from nasimb.errors import InputError
 from nasimb.heads import HEADS
@@ -233,8 +233,8 @@ def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str,
     task = ground.task
     fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
     if config.validation == "holdout" and validation is None:
-        kept, held_out = stratified_split(task.target.labels_N, config.validation_fraction, config.seed)
-        fitted, validation = task.target.subset(kept), task.target.subset(held_out)
+        # Copies of held-out images are left out of what is fitted.
+        fitted, validation, _ = split_images(task.target, config.validation_fraction, config.seed)
     return Scoring(
         supernet=supernet,
         fitted=fitted,
@@ -275,7 +275,7 @@ def _space(config: RunConfig, ready: Frozen | None) -> SearchSpace:
 
 def _source(config: RunConfig) -> Any:
     """As `load_task` takes it."""
-    if config.supernet is not None and config.source is None:
+    if config.supernet is not None:
         return "elsewhere"
     if config.source is None or config.source == "target":
         return config.source

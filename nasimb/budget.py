@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class Ledger:
         path: the file; created if missing, continued if there. None keeps the account in memory.
         clock: where time comes from.
         limit_seconds: what may be spent in all; None for no time limit.
-        beat_seconds: longest time between two lines while `beat` is called, hence what a kill can lose.
+        beat_seconds: time between two lines, within `beating` or while `beat` is called: what a kill can lose.
     """
 
     def __init__(
@@ -141,29 +142,52 @@ class Ledger:
             self._saved = read_account(path)
         self._phase: str | None = None
         self._since = 0.0
+        self._lock = threading.RLock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Charge everything inside to `name`; phases do not nest."""
         assert self._phase is None, f"phase {self._phase} is still open"
-        self._phase, self._since = name, self._clock()
+        with self._lock:
+            self._phase, self._since = name, self._clock()
         try:
             yield
         finally:
-            self._write()
-            self._phase = None
+            with self._lock:
+                self._write()
+                self._phase = None
 
     def beat(self) -> None:
         """Write down the time since the last line if a beat has passed; call it after every unit of work."""
-        if self._phase is not None and self._clock() - self._since >= self._beat_seconds:
-            self._write()
+        with self._lock:
+            if self._phase is not None and self._clock() - self._since >= self._beat_seconds:
+                self._write()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat from a thread besides, so that a kill in a long unit of work loses no more than one in a short one."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self._beat_seconds):
+                with suppress(OSError):  # a full disk is met, and reported, by whoever writes next
+                    self.beat()
+
+        thread = threading.Thread(target=beat, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def spent(self, phase: str | None = None) -> float:
         """Seconds charged so far, to one phase or in all, the running beat included."""
-        running = self._clock() - self._since if self._phase is not None else 0.0
-        if phase is None:
-            return sum(self._saved.values()) + running
-        return self._saved.get(phase, 0.0) + (running if phase == self._phase else 0.0)
+        with self._lock:
+            running = self._clock() - self._since if self._phase is not None else 0.0
+            if phase is None:
+                return sum(self._saved.values()) + running
+            return self._saved.get(phase, 0.0) + (running if phase == self._phase else 0.0)
 
     def by_phase(self) -> dict[str, float]:
         """Seconds charged to every phase so far, in order of first charge."""

@@ -257,7 +257,7 @@ def report(
         Format,
         typer.Option(
             "--format",
-            help="terminal, markdown, csv (one row a model, plain numbers), json (each result.json) or svg (a picture).",
+            help="terminal, markdown, csv (one row a model, plain numbers), json (each result.json), svg (a picture).",
         ),
     ] = Format.terminal,
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from nasimb.budget import Budget
 from nasimb.data import parse_dataset
@@ -41,11 +41,11 @@ class HeadOptions(Spec):
         penalties: L2 penalties of the logistic head. None: five from 0.1 to 1e-5, or two beyond that size.
     """
 
-    ranking: tuple[str, ...] = ("ridge", "gda")
+    ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("ridge", "gda")
     finalists: tuple[Named, ...] = ("cross_entropy", "gda", "ridge")
     count: PositiveInt = 5
     folds: Annotated[int, Field(ge=2)] | None = None
-    penalties: tuple[float, ...] | None = None
+    penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
 
     @field_validator("ranking")
     @classmethod
@@ -71,7 +71,7 @@ class RunConfig(Spec):
         data: the imbalanced target, as on the command line (`folder:DIR`) or as a mapping of its options.
         source: the balanced data for the super-network; "target": the target itself; None: the data set's own
             balanced part where it has one, else the target.
-        supernet: folder of a super-network trained before; then `source` only calibrates.
+        supernet: folder of a super-network trained before; it brings the images that calibrate, so `source` stays out.
         imbalance_factor: makes the target long-tailed by subsampling; None leaves it as it is.
         test_fraction, validation_fraction: held out where the data have no such split and one is needed.
         space: search space, by name or path; None chooses by the data: digits-resnet or cifar-resnet.
@@ -97,7 +97,7 @@ class RunConfig(Spec):
     max_macs: int | None = None
     max_params: int | None = None
     sampler: str = "tpe"
-    calibrations: tuple[str, ...] = ("source",)
+    calibrations: Annotated[tuple[str, ...], Field(min_length=1)] = ("source",)
     seed: NonNegativeInt = 0
     device: str = "auto"
     heads: HeadOptions = HeadOptions()
@@ -146,6 +146,12 @@ class RunConfig(Spec):
                 raise unknown_name("a calibration", name, CALIBRATIONS)
         return names
 
+    @model_validator(mode="after")
+    def _one_source(self) -> RunConfig:
+        if self.supernet is not None and self.source is not None:
+            raise ValueError("a ready super-network has its own source: give --supernet or --source, not both")
+        return self
+
     @property
     def metric(self) -> str:
         """The objective's accuracy part."""
@@ -175,15 +181,17 @@ class RunConfig(Spec):
         return self.model_copy(update=changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """YAML- and JSON-ready."""
-        return self.model_dump(mode="json")
+        """YAML- and JSON-ready; of the training only what was given, since the rest follows from device and time."""
+        return {**self.model_dump(mode="json"), "training": self.training.model_dump(mode="json", exclude_unset=True)}
 
     def run_name(self) -> str:
-        """Name of the run folder where none is given: the data, the budget and the seed."""
+        """Name of the run folder where none is given: the data, a ready super-network, the budget and the seed."""
         spec = parse_dataset(self.data)
         place = getattr(spec, "path", None)
-        stem = spec.name if place is None else f"{spec.name}-{Path(place).resolve().stem}"
-        parts = (stem, self.budget, f"seed{self.seed}")
+        named = self.data if isinstance(self.data, str) and place is None else spec.name
+        stem = named if place is None else f"{named}-{Path(place).resolve().stem}"
+        ready = [] if self.supernet is None else [Path(self.supernet).resolve().name]
+        parts = (stem, *ready, self.budget, f"seed{self.seed}")
         return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
 
 

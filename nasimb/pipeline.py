@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ import torch
 from nasimb import assemble
 from nasimb.budget import Budget, Clock, Ledger
 from nasimb.config import RunConfig
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -60,30 +61,33 @@ def run_search(
         session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
         spending = session.ledger.phase
 
-        ground = _prepare(session, config, device)
-        with spending("supernet"):
-            frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
-        scoring, question = assemble.make_scoring(config, ground, frozen), assemble.make_question(config, ground)
-        heads = HeadWork(session, scoring, assemble.make_comparison(config), num_test=len(ground.task.test))
-        with spending("head"):
-            heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
-        with spending("search"):
-            trials = search(session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds)
-        with spending("head"):
-            choices = heads.choose(trials, question.limits)
-        with spending("evaluate"):
-            provenance = _provenance(session, config, ground)
-            models = evaluate_models(session, scoring, heads, choices, ground.task, provenance, seed=config.seed)
-        result = {
-            "schema": 1,
-            **models,
-            "spend": _spend(session, budget),
-            "trials": _count(trials),
-            "notes": list(ground.task.notes),
-            "provenance": provenance,
-        }
-        run.write_json("result.json", result)
-        return result
+        with session.ledger.beating():
+            ground = _prepare(session, config, device)
+            with spending("supernet"):
+                frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
+            scoring, question = assemble.make_scoring(config, ground, frozen), assemble.make_question(config, ground)
+            heads = HeadWork(session, scoring, assemble.make_comparison(config), num_test=len(ground.task.test))
+            with spending("head"):
+                heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
+            with spending("search"):
+                trials = search(
+                    session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds
+                )
+            with spending("head"):
+                choices = heads.choose(trials, question.limits)
+            with spending("evaluate"):
+                provenance = _provenance(session, config, ground)
+                models = evaluate_models(session, scoring, heads, choices, ground.task, provenance, seed=config.seed)
+            result = {
+                "schema": 1,
+                **models,
+                "spend": _spend(session, budget),
+                "trials": _count(trials),
+                "notes": list(ground.task.notes),
+                "provenance": provenance,
+            }
+            run.write_json("result.json", result)
+            return result
 
 
 def _prepare(session: Session, config: RunConfig, device: torch.device) -> assemble.Ground:
@@ -96,6 +100,8 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
                 session.watcher.say(note)
             assemble.check_budget(session, config, ground)
             session.run.write_json("splits.json", _splits(ground))
+        else:
+            _check_unchanged(session, ground)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -103,7 +109,29 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
 def _splits(ground: assemble.Ground) -> dict[str, Any]:
     task = ground.task
     classes = {"classes": list(task.target.classes), "source_classes": list(task.source.classes)}
-    return {**classes, "indices": task.splits()}
+    return {"fingerprints": _identity(ground), **classes, "indices": task.splits()}
+
+
+def _identity(ground: assemble.Ground) -> dict[str, str]:
+    """Of everything a run depends on besides its configuration: the images, the space, a ready super-network."""
+    space = hashlib.sha256(ground.space.model_dump_json().encode()).hexdigest()[:16]
+    found = {**ground.task.fingerprints(), "space": space}
+    if ground.ready is None:
+        return found
+    # The source of a ready super-network is not here; what it was trained on stands in its own description.
+    return {**found, "source": ground.ready.info["source_fingerprint"], "supernet": ground.ready.fingerprint()}
+
+
+def _check_unchanged(session: Session, ground: assemble.Ground) -> None:
+    """Scores of other images are not to be mixed with these."""
+    before, now = (session.run.read_json("splits.json") or {}).get("fingerprints"), _identity(ground)
+    changed = [name for name in now if before is None or before.get(name) != now[name]]
+    if changed:
+        raise ResumeError(
+            "a run must be continued with the data it was started with",
+            got=f"another {' and another '.join(changed)}",
+            do="Restore it, or start a new run with --run.",
+        )
 
 
 @contextmanager
@@ -111,7 +139,7 @@ def _refusing(session: Session, *, checked: bool) -> Iterator[None]:
     """What is refused before anything was checked leaves no folder; what was computed before stays."""
     try:
         yield
-    except InputError:
+    except Exception:
         if not checked:
             session.run.discard()
         raise
@@ -123,7 +151,7 @@ def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) ->
         "seed": config.seed,
         "device": str(ground.device),
         "versions": found.get("versions", {}),
-        "data": ground.task.fingerprints(),
+        "data": _identity(ground),
         "source_is_target": ground.task.source_is_target,
         "commit": found.get("commit"),
         "command": found.get("command"),
@@ -171,10 +199,11 @@ def train_supernet(
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
         session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
         checked = run.read_json("splits.json") is not None
-        with _refusing(session, checked=checked), session.ledger.phase("prepare"):
-            ground = assemble.load_source(config, device)
-            if not checked:
-                assemble.check_training_budget(session, config, ground)
-                run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
-        with session.ledger.phase("supernet"):
-            return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info
+        with session.ledger.beating():
+            with _refusing(session, checked=checked), session.ledger.phase("prepare"):
+                ground = assemble.load_source(config, device)
+                if not checked:
+                    assemble.check_training_budget(session, config, ground)
+                    run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
+            with session.ledger.phase("supernet"):
+                return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info

@@ -22,6 +22,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -232,7 +233,8 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command": list(command),
+        "command": [Path(command[0]).name, *command[1:]] if command else [],
+        "commit": _commit(),
         "device": device,
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -240,6 +242,18 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         "executable": Path(sys.executable).name,
         "versions": versions,
     }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs; None for an installed package."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    asked = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _differences(

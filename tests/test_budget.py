@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,3 +164,14 @@ def test_every_line_is_one_charge(tmp_path: Path) -> None:
         clock.now += 0.5
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert lines == [{"phase": "search", "seconds": 1.5}, {"phase": "search", "seconds": 0.5}]
+
+
+def test_a_thread_beats_through_a_long_unit_of_work(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, time.monotonic, beat_seconds=0.02)
+    with ledger.beating(), ledger.phase("head"):
+        time.sleep(0.3)
+        on_disk = sum(read_account(path).values())
+        assert on_disk >= 0.15
+        assert on_disk <= ledger.spent()
+    assert sum(read_account(path).values()) == pytest.approx(ledger.spent(), abs=1e-4)

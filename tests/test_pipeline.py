@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import DATA, SIZE, tiny_config
@@ -495,3 +496,24 @@ def test_training_alone_resumes_and_is_refused_without_a_time(tmp_path: Path, mo
     info = train_supernet(config, tmp_path / "out", clock=clock)
     assert info["steps"] > 100
     assert train_supernet(config, tmp_path / "out", clock=clock) == info
+
+
+def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:
+    """Scores of the old images must not be mixed with new ones: a sentence, and the run stays as it was."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / "mine.npz"
+
+    def write(seed: int) -> None:
+        labels = np.repeat([0, 1, 2], [20, 12, 8])
+        images = (labels[:, None, None] * 60 + np.random.default_rng(seed).integers(0, 60, (40, 8, 8))).astype(np.uint8)
+        np.savez(file, train_images=images, train_labels=labels, test_images=rng.integers(0, 256, (30, 8, 8), np.uint8),
+                 test_labels=np.repeat([0, 1, 2], 10), class_names=np.array(["a", "b", "c"]))  # fmt: skip
+
+    write(1)
+    config = tiny_config(tmp_path, data=f"arrays:{file}", source="target")
+    stopping = iter([0] * 6 + [15] * 100)
+    with pytest.raises(Interrupted):
+        run_search(config, tmp_path / "run", stop=lambda: next(stopping))
+    write(2)
+    with pytest.raises(ResumeError, match="another source and another target"):
+        run_search(config, tmp_path / "run")

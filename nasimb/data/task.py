@@ -100,7 +100,7 @@ def load_task(
         return _on_target(target, test, parts.val, flip, validation_fraction, seed, notes)
     if parts.val is not None:
         unused = f"The validation split of the data ({len(parts.val)} images) is not used"
-        notes.append(f"{unused}: the super-network never sees the target, so leave-one-out ranks.")
+        notes.append(f"{unused}: the super-network never sees the target, so every target image can rank.")
     sets, removed = remove_shared({"source": source_set, "target": target, "test": test})
     return _checked(Task(sets["source"], False, sets["target"], sets["test"], None, flip, (*notes, *removed)))
 

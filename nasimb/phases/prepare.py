@@ -11,13 +11,12 @@ from nasimb.budget import Clock
 from nasimb.data.task import Task
 from nasimb.errors import BudgetError, InputError
 from nasimb.nn.moments import given
+from nasimb.phases.supernet import SMALLEST_STEPS
 from nasimb.space import SearchSpace
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
 from nasimb.supernet.train import Training
 
-SMALLEST_STEPS = 30
-"""Training steps below which a super-network is noise (heuristic)."""
 SMALLEST_TRIALS = 1.5
 """In units of the largest: it, the smallest, and one in between."""
 MODELS_TESTED = 3.25
@@ -36,6 +35,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError("the device must be auto, cpu or cuda[:number]", got=repr(name), do="Choose one.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("the device must be auto, cpu or cuda[:number]", got=repr(name), do="Choose one.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"the device {name} must exist", got=f"{torch.cuda.device_count()} CUDA devices", do="Use --device auto."

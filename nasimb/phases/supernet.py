@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_superne
 from nasimb.supernet.train import STATE_FILE, Training
 
 CALIBRATION_FILE = "calibration.safetensors"
-SAVE_EVERY_SECONDS = 10.0
+SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE = 10.0, 0.02
+"""What a kill may cost, the smaller of both: the schedule goes on with the time that is lost, the weights do not."""
+SMALLEST_STEPS = 30
+"""Training steps below which a super-network is noise (heuristic)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,14 @@ class Frozen:
     source_images_BCHW: Tensor
     source_hashes: frozenset[str]
     info: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that identify the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.supernet.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check_unseen(self, images: ImageSet, split: str) -> None:
         """Raise DataError if the super-network was trained on an image of `images`."""
@@ -65,22 +77,23 @@ def train(
     """
     if (folder / STATE_FILE).exists():
         training.resume(folder)
-    saved_at = session.clock()
-    loss = None
+    save_every_seconds = SAVE_EVERY_SECONDS if seconds is None else min(SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE * seconds)
+    saved_at, loss = session.clock(), None
 
     def progress() -> float:
         if seconds is None:
             return training.steps_done / steps
         return session.ledger.spent(phase) / seconds if seconds > 0 else 1.0
 
-    while (done := progress()) < 1:
+    # A kill may have cost a large part of a small share: fewer steps than these are noise, whatever they cost.
+    while (done := progress()) < 1 or (seconds is not None and training.steps_done < SMALLEST_STEPS):
         loss = training.step(done)
         try:
             session.tick(phase, done, f"step {training.steps_done}")
         except Interrupted:
             training.save(folder)
             raise
-        if session.clock() - saved_at >= SAVE_EVERY_SECONDS:
+        if session.clock() - saved_at >= save_every_seconds:
             training.save(folder)
             saved_at = session.clock()
     supernet = training.finished()

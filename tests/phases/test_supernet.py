@@ -11,7 +11,7 @@ import torch
 
 from nasimb import assemble
 from nasimb.errors import DataError, InputError, Interrupted
-from nasimb.phases.supernet import CALIBRATION_FILE, is_finished, load, train
+from nasimb.phases.supernet import CALIBRATION_FILE, SMALLEST_STEPS, is_finished, load, train
 from nasimb.session import Session
 from nasimb.supernet.train import STATE_FILE
 
@@ -71,11 +71,13 @@ def test_what_is_left_loads_as_it_was(workshop: Workshop, tmp_path: Path) -> Non
 
 def test_training_ends_with_its_share(workshop: Workshop, tmp_path: Path) -> None:
     shop = workshop("training.precision=float32", limit=100.0)
-    made = trained(shop, tmp_path / "made", seconds=20.0)
-    assert made.info["steps"] == 20
-    assert shop.session.ledger.spent("supernet") == 20.0
+    made = trained(shop, tmp_path / "made", seconds=40.0)
+    assert made.info["steps"] == 40
+    assert shop.session.ledger.spent("supernet") == 40.0
 
 
-def test_a_share_that_is_gone_already_trains_nothing_more(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_share_that_a_kill_has_used_up_still_buys_the_smallest_useful_training(
+    workshop: Workshop, tmp_path: Path
+) -> None:
     shop = workshop("training.precision=float32", limit=100.0)
-    assert trained(shop, tmp_path / "made", seconds=-3.0).info["steps"] == 0
+    assert trained(shop, tmp_path / "made", seconds=-3.0).info["steps"] == SMALLEST_STEPS
