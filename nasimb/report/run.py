@@ -11,7 +11,8 @@ import pandas as pd
 from nasimb.budget import read_account
 from nasimb.errors import InputError
 from nasimb.rundir import RunDir
-from nasimb.search.trial import Trial
+from nasimb.search.limits import Limits
+from nasimb.search.trial import Trial, trials_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Run:
             name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
-            trials=[Trial.from_row(row) for row in folder.read_trials()],
+            trials=trials_of(folder),
             spent_seconds=read_account(folder.ledger),
             trained=folder.read_json("supernet.json"),
         )
@@ -63,6 +64,11 @@ class Run:
                 do="Give the same search command again to finish it, or ask nasimb status.",
             )
         return self.result
+
+    def trials_within_limits(self) -> list[Trial]:
+        """The trials that keep the run's limits on cost: the largest subnet is scored as a baseline even over them."""
+        limits = Limits(self.config.get("max_macs"), self.config.get("max_params"))
+        return [trial for trial in self.trials if limits.exceeded(trial.macs, trial.params) is None]
 
     def trials_frame(self) -> pd.DataFrame:
         """One row a trial, columns as in trials.csv, with numbers as numbers."""

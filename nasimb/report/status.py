@@ -9,7 +9,7 @@ from nasimb.search.trial import best_first
 
 
 def status_lines(run: Run) -> list[str]:
-    """State, budget, spend by phase, trials and the best so far."""
+    """State, budget, spend by phase, trials and the best so far that keeps the limits."""
     finished = run.result is not None or run.trained is not None
     state = "finished" if finished else "not finished; the same command goes on"
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in run.spent_seconds.items())
@@ -23,7 +23,7 @@ def status_lines(run: Run) -> list[str]:
     states = Counter(trial.state for trial in run.trials)
     if states:
         lines.append("trials   " + ", ".join(f"{count} {state}" for state, count in states.items()))
-    ranked = best_first(run.trials)
+    ranked = best_first(run.trials_within_limits())
     if ranked:
         best = ranked[0]
         lines.append(

@@ -49,9 +49,9 @@ def models(run: Run) -> pd.DataFrame:
 def pareto(run: Run, most: int = 12) -> pd.DataFrame:
     """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows.
 
-    The cost is the one that the run's objective names, else MACs.
+    The cost is the one that the run's objective names, else MACs. Trials over the run's limits are no part of it.
     """
-    front = pareto_set(run.trials, str(run.config["objective"]).partition(",")[2] or "macs")
+    front = pareto_set(run.trials_within_limits(), str(run.config["objective"]).partition(",")[2] or "macs")
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
     return pd.DataFrame(

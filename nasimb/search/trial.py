@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from nasimb.errors import ResumeError
+from nasimb.rundir import RunDir
 from nasimb.space import Subnet
 
-FINISHED, CACHED, INFEASIBLE, FAILED = "finished", "cached", "infeasible", "failed"
+FINISHED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "cached", "infeasible", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,22 @@ class Trial:
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Trial:
-        """Undo `to_row` after a trip through CSV, where everything is text and None is empty."""
+        """Undo `to_row` after a trip through CSV, where everything is text and None is empty.
+
+        Raises:
+            ValueError, KeyError: the row is no trial; `trials_of` says which one.
+        """
+        if row["state"] not in STATES:
+            raise ValueError(f"state {row['state']!r}")
 
         def integers(name: str) -> tuple[int, ...]:
             return tuple(int(part) for part in row[name].split("-"))
 
         def number(name: str) -> float | None:
-            return float(row[name]) if row[name] else None
+            value = float(row[name]) if row[name] else None
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} {row[name]!r}")
+            return value
 
         subnet = Subnet(
             resolution=int(row["resolution"]),
@@ -109,6 +123,36 @@ class Trial:
             cached_from=int(row["cached_from"]) if row["cached_from"] else None,
             reason=row["reason"] or None,
         )
+
+
+def trials_of(run_dir: RunDir) -> list[Trial]:
+    """Every trial of a run, in the order of trials.csv; none where there is no such file yet.
+
+    Raises:
+        ResumeError: a row is damaged; names the file and the row (the first below the header is row 1).
+    """
+    file = run_dir.path / "trials.csv"
+    try:
+        rows = run_dir.read_trials()
+    except UnicodeDecodeError as error:
+        raise _damaged(file, error.object[: error.start].count(b"\n"), "bytes that are no text") from None
+    except csv.Error as error:
+        raise ResumeError(f"{file} must be a table", got=error, do="Restore the file.") from None
+    trials = []
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise _damaged(file, number, "more cells than columns")
+        try:
+            trials.append(Trial.from_row(row))
+        except KeyError as error:
+            raise _damaged(file, number, f"no {error.args[0]}") from None
+        except ValueError as error:
+            raise _damaged(file, number, str(error)) from None
+    return trials
+
+
+def _damaged(file: Path, number: int, found: str) -> ResumeError:
+    return ResumeError(f"every row of {file} must be a trial", got=f"row {number}: {found}", do="Restore the file.")
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:

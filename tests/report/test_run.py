@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.report import Run
 from nasimb.report.status import status_lines
 
@@ -66,6 +67,26 @@ def test_status_of_a_run_that_has_only_begun(folder: Path) -> None:
     assert lines == [
         "run: not finished; the same command goes on", "budget   6trials", "spent    0.0 s (nothing yet)",
     ]  # fmt: skip
+
+
+def test_a_damaged_trial_is_named_with_its_row(folder: Path) -> None:
+    file = folder / "trials.csv"
+    header, first, second, *more = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([header, first, second.replace("finished", "fini", 1), *more]))
+    with pytest.raises(ResumeError, match=r"trials\.csv .*row 2: state 'fini'"):
+        Run.read(folder)
+
+
+def test_the_best_so_far_keeps_the_limits(folder: Path) -> None:
+    run = Run.read(folder)
+    over = replace(run.trials[0], number=99, score=1.0, macs=10**9, params=10)
+    limits = {**run.config, "max_macs": max(trial.macs for trial in run.trials)}
+    lines = status_lines(replace(run, trials=[*run.trials, over], config=limits))
+    assert [line for line in lines if line.startswith("best")] == [
+        line for line in status_lines(run) if line.startswith("best")
+    ]
+    nothing = status_lines(replace(run, config={**run.config, "max_params": 1}))
+    assert not any(line.startswith("best") for line in nothing)
 
 
 @pytest.mark.parametrize(

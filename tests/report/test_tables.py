@@ -116,6 +116,20 @@ def test_the_pareto_set_is_beaten_by_nobody(run: Run, cost: str) -> None:
         assert (number in shown) is not beaten
 
 
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_the_pareto_set_keeps_the_limits(run: Run, cost: str) -> None:
+    """The largest subnet is scored as a baseline even where it is over them."""
+    best = max(trial.score or 0 for trial in run.trials)
+    highest = max(getattr(trial, cost) for trial in run.trials)
+    largest = replace(run.trials[0], number=99, kind="largest", score=best + 0.01, **{cost: highest + 1})
+    trials = [*run.trials, largest]
+    for objective in ("balanced_accuracy", f"balanced_accuracy,{cost}"):
+        config = {**run.config, "objective": objective}
+        assert 99 in set(pareto(replace(run, trials=trials, config=config))["trial"])
+        limited = replace(run, trials=trials, config={**config, f"max_{cost}": highest})
+        assert pareto(limited).equals(pareto(replace(run, config=config)))
+
+
 def test_a_long_pareto_set_is_thinned_but_keeps_its_ends(run: Run) -> None:
     trials = [replace(run.trials[0], number=n, score=n / 100, macs=1000 * (n + 1)) for n in range(50)]
     table = pareto(replace(run, trials=trials), most=5)
