@@ -98,7 +98,8 @@ class Model(nn.Module):
             images: file paths; or uint8 arrays [N, H, W], [N, H, W, C]; or a uint8 tensor [N, C, H, W].
 
         Raises:
-            DataError: a file that does not decode, or an array of another shape or type.
+            DataError: a file that does not decode, or an array of another shape or type: a single image [H, W, C] too,
+                which would read as H images otherwise.
         """
         size, channels = self.description.size, self.description.channels
         if isinstance(images, str | Path):
@@ -118,7 +119,7 @@ Images = str | Path | Sequence[str | Path] | np.ndarray | Tensor
 
 
 def save(model: Model, folder: Path) -> None:
-    """Write the model; a reader sees the old model or the new one, never half of each."""
+    """Write the model; a reader sees the old model or the new one, never half of each. On the disk on return."""
     values = asdict(model.description)
     values.update(space=model.description.space.model_dump(mode="json"), subnet=model.description.subnet.to_dict())
     values["norms"] = list(model.description.subnet.norms)
@@ -127,7 +128,10 @@ def save(model: Model, folder: Path) -> None:
     # The description travels inside the weights too, so the pair cannot come apart if a kill falls between the files.
     write_tensors(folder / WEIGHTS, model.state_dict(), {DESCRIPTION: text})
     part = folder / f".{DESCRIPTION}.part"
-    part.write_text(text + "\n", encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, folder / DESCRIPTION)
 
 
@@ -193,6 +197,12 @@ def _decoded(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
 def _channels_first(images: np.ndarray | Tensor) -> Tensor:
     """uint8 [N, C, H, W] from [N, H, W], [N, H, W, C] (arrays) or [N, C, H, W] (tensors)."""
     shape = list(images.shape)
+    if isinstance(images, np.ndarray) and images.ndim == 3 and shape[2] in (1, 3):
+        raise DataError(
+            "an array of three dimensions must be grey images [N, H, W]",
+            got=f"{images.dtype} {shape}, which looks like one image [H, W, C]",
+            do="Add an axis: image[None] for one image, images[..., None] for grey images that are this narrow.",
+        )
     if isinstance(images, np.ndarray) and images.dtype == np.uint8:
         images = images[..., None] if images.ndim == 3 else images
         images = torch.from_numpy(np.ascontiguousarray(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def test_no_image_is_no_prediction(model: Model, nothing: list[str] | np.ndarray
         (torch.zeros(2, 1, 8, 8), "torch.float32 [2, 1, 8, 8]"),
         (torch.zeros(2, 8, 8, dtype=torch.uint8), "[2, 8, 8]"),
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "[2, 8, 8, 3]"),
+        (np.zeros((8, 8, 3), np.uint8), "Add an axis"),
+        (np.zeros((8, 8, 1), np.uint8), "one image [H, W, C]"),
         ([np.zeros((8, 8), np.uint8)], "ndarray"),
         (["nowhere.png"], "nowhere.png (no such file)"),
         ("nowhere.png", "nowhere.png (no such file)"),
@@ -157,6 +160,17 @@ def test_saving_again_changes_nothing(model: Model, tmp_path: Path, images_N1HW:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert {file.name for file in (tmp_path / "a").iterdir()} == {"model.safetensors", "model.json"}
     assert torch.equal(load(tmp_path / "b")(images_N1HW), model(images_N1HW))
+
+
+def test_each_file_is_on_the_disk_before_it_replaces_another(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("synced"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(Path(new).name), replace(old, new)))
+    save(model, tmp_path / "model")
+    assert done == ["synced", "model.safetensors", "synced", "model.json"]
 
 
 @pytest.fixture
