@@ -19,6 +19,7 @@ from nasimb.phases.choice import Choice
 from nasimb.phases.heads import HeadWork
 from nasimb.search.candidate import Scoring, statistics_of
 from nasimb.session import Session
+from nasimb.space import Subnet
 
 PHASE = "evaluate"
 
@@ -39,9 +40,14 @@ class Finalist:
 
 
 def build(
-    scoring: Scoring, work: HeadWork, choice: Choice, target: ImageSet, provenance: Mapping[str, Any]
-) -> Finalist:
-    """The extracted subnet with its head fitted to every target image."""
+    scoring: Scoring, work: HeadWork, choice: Choice, target: ImageSet, provenance: Mapping[str, Any],
+    *, latency_seconds: float | None = None,
+) -> Finalist:  # fmt: skip
+    """The extracted subnet with its head fitted to every target image.
+
+    Args:
+        latency_seconds: of one image, where it was measured before; None measures it.
+    """
     candidate, supernet = choice.candidate, scoring.supernet
     statistics = statistics_of(scoring, candidate)
     features_ND = work.features(candidate, target, statistics)
@@ -60,8 +66,9 @@ def build(
         provenance=dict(provenance),
     )
     model = Model(supernet.extract(candidate.subnet, statistics), head.to_module(), description).to(scoring.device)
-    image_BCHW = next(iter(target.batches(1, scoring.device)))[0]
-    return Finalist(choice, model, {"macs": macs, "params": params, "latency_seconds": latency(model, image_BCHW)})
+    if latency_seconds is None:
+        latency_seconds = latency(model, next(iter(target.batches(1, scoring.device)))[0])
+    return Finalist(choice, model, {"macs": macs, "params": params, "latency_seconds": latency_seconds})
 
 
 def evaluate_models(
@@ -71,11 +78,15 @@ def evaluate_models(
     """The "winner" and "baselines" parts of result.json; leaves the winner in RUN/best.
 
     What is tested as the winner is what was saved: the folder is loaded again for it. Models of one subnet share a
-    pass over the test images.
+    pass over the test images and one measured latency (their heads hardly differ in it, two measurements would).
     """
     finalists: dict[str, Finalist] = {}
+    latencies: dict[Subnet, float] = {}
     for number, (role, choice) in enumerate(choices.items()):
-        finalists[role] = build(scoring, work, choice, task.target, provenance)
+        subnet = choice.candidate.subnet
+        known = latencies.get(subnet)
+        finalists[role] = build(scoring, work, choice, task.target, provenance, latency_seconds=known)
+        latencies[subnet] = finalists[role].cost["latency_seconds"]
         if role == "winner":
             save(finalists[role].model, session.run.best)
             finalists[role] = replace(finalists[role], model=load(session.run.best).to(scoring.device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +58,19 @@ def test_the_test_split_is_read_once_for_each_subnet(workshop: Workshop, monkeyp
     outcome(shop, choices)
     assert sorted(role for roles in passes for role in roles) == sorted(choices)
     assert len(passes) == len({choice.candidate for choice in choices.values()})
+
+
+def test_roles_of_one_subnet_have_one_latency(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, measured = workshop(), iter(range(1, 100))
+    choices = chosen(shop)
+    choices["twin"] = replace(choices["winner"], head=choices["largest_plain_head"].head)
+    monkeypatch.setattr(phase, "latency", lambda model, image: float(next(measured)))
+    result = outcome(shop, choices)
+    entries = {"winner": result["winner"], **result["baselines"]}
+    subnets = list(dict.fromkeys(choice.candidate.subnet for choice in choices.values()))
+    expected = {role: 1.0 + subnets.index(choice.candidate.subnet) for role, choice in choices.items()}
+    assert {role: entries[role]["cost"]["latency_seconds"] for role in choices} == expected
+    assert next(measured) == len(subnets) + 1
 
 
 def test_the_final_head_is_fitted_to_every_target_image(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
