@@ -1,4 +1,4 @@
-"""The test split: read here, once a model, and nowhere else."""
+"""The test split: predicted here, in one pass for each backbone, and nowhere else."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,26 @@ from nasimb.cost.macs import macs_and_params
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.task import load_task
-from nasimb.errors import InputError, unknown_name
-from nasimb.evaluate import Tested, assess
+from nasimb.errors import DataError, InputError, unknown_name
+from nasimb.evaluate import Tested, assess, predict_test
 from nasimb.export import Model, load, save
 from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds, fit_head
 from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
+from nasimb.phases.supernet import CALIBRATION_FILE
+from nasimb.rundir import RunDir
+from nasimb.supernet.checkpoint import read_tensors
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
 PLAIN = "cross_entropy"
+BATCH_SIZE = 512
 
 
 def retrain_head(
     source: Path,
-    data: str,
+    data: str | Mapping[str, Any],
     loss: str = "balanced_softmax",
     *,
     imbalance_factor: float | None = None,
@@ -44,16 +50,17 @@ def retrain_head(
 
     Args:
         source: a run folder or a model folder.
-        data: the new images, as on the command line; their classes need not be the old ones.
+        data: the new images, as `parse_dataset` takes them; their classes need not be the old ones.
         loss: of the reweighted head, or a closed-form head's name. Its penalty is chosen by stratified folds.
         out: folder of the new model; None is the next free `source/heads/NUMBER`. Never overwrites.
 
     Returns:
         "before" (the old head; it can only name classes it knows), "plain_head" and "after": the "test" part of
-        result.json each; "saved", "classes", "test_images", "notes".
+        result.json each ("before" without F1 where the classes differ); "saved", "classes", "test_images", "notes".
 
     Raises:
         InputError: the model, the images or the loss are not fit for each other, or `out` exists.
+        DataError: the backbone was trained on test images.
     """
     if loss not in HEADS:
         if loss not in LOSSES and ":" not in loss:
@@ -68,28 +75,23 @@ def retrain_head(
         parse_dataset(data), "elsewhere", request=request, imbalance_factor=imbalance_factor, profile=profile, seed=seed
     )
     target, test = task.target, task.test
+    seen_notes = _check_unseen(source, test)
     saved = _free_folder(source, out)
-    features_ND, features_TD = _features(old, target, device), _features(old, test, device)
-    counts_K = target.class_counts_K.numpy()
-
-    before = assess(_old_predictions(old, features_TD, test), test.labels_N.numpy(), counts_K, seed=seed)
-    results, heads = {"before": before}, {}
-    for name, head_name in (("plain_head", PLAIN), ("after", loss)):
-        head = _fitted(head_name, features_ND, target, seed)
-        predicted_T = head.logits(features_TD).argmax(1).cpu().numpy()
-        results[name] = assess(predicted_T, test.labels_N.numpy(), counts_K, seed=seed)
-        heads[name] = head
+    features_ND = _features(old, target, device)
+    heads = {name: _fitted(head, features_ND, target, seed) for name, head in (("plain_head", PLAIN), ("after", loss))}
+    results = _tested(old, heads, test, target.class_counts_K.numpy(), device, seed)
     _save(old, heads["after"], target, results["after"], saved)
     known = [name for name in target.classes if name in old.classes]
     return {
         **{name: tested.to_dict() for name, tested in results.items()},
+        "before": _before(results["before"], same_classes=set(old.classes) == set(target.classes)),
         "loss": loss,
         "setting": heads["after"].setting,
         "classes": list(target.classes),
         "known_before": known,
-        "class_counts": counts_K.tolist(),
+        "class_counts": target.class_counts_K.tolist(),
         "test_images": len(test),
-        "notes": [*task.notes, f"The old head knows {len(known)} of the {len(target.classes)} classes."],
+        "notes": [*task.notes, *seen_notes, f"The old head knows {len(known)} of the {len(target.classes)} classes."],
         "saved": str(saved),
     }
 
@@ -111,14 +113,65 @@ def head_table(result: dict[str, Any]) -> pd.DataFrame:
 
 @torch.no_grad()
 def _features(model: Model, images: ImageSet, device: torch.device) -> Tensor:
-    parts = [model.backbone(images_BCHW) for images_BCHW, _ in images.batches(512, device)]
+    parts = [model.backbone(images_BCHW) for images_BCHW, _ in images.batches(BATCH_SIZE, device)]
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def _old_predictions(old: Model, features_TD: Tensor, test: ImageSet) -> np.ndarray:
+def _check_unseen(source: Path, test: ImageSet) -> list[str]:
+    """Notes on whether the backbone has seen the test images, as they are at its size and channels.
+
+    Raises:
+        DataError: it was trained on some. InputError: the record of what it was trained on is damaged.
+    """
+    file = _source_record(source)
+    if file is None:
+        return ["What the backbone was trained on is not at hand: test images were not compared with it."]
+    try:
+        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
+    seen = [position for position, digest in enumerate(test.hashes()) if digest in source_hashes]
+    if seen:
+        raise DataError(
+            "the backbone must not have been trained on images of the test split",
+            got=f"{len(seen)} of {len(test)}, for example {test.name(seen[0])}",
+            do="Test on other images; where the run held out its own test images, give its data and its --seed.",
+        )
+    return []
+
+
+def _source_record(source: Path) -> Path | None:
+    """Where the run that a model belongs to keeps the hashes of what its super-network was trained on."""
+    folder = source.resolve()
+    while folder.name == "best" or folder.parent.name == "heads":
+        folder = folder.parent if folder.name == "best" else folder.parent.parent
+    kept = [folder / "supernet"]
+    if (folder / "config.yaml").is_file():
+        ready = RunDir(folder).config().get("supernet")
+        kept += [] if ready is None else [Path(ready)]
+    return next((place / CALIBRATION_FILE for place in kept if (place / CALIBRATION_FILE).is_file()), None)
+
+
+def _tested(
+    old: Model, heads: dict[str, Head], test: ImageSet, counts_K: np.ndarray, device: torch.device, seed: int
+) -> dict[str, Tested]:
+    """The old head as "before", and every new one, from one pass over the test images."""
+    modules = {"before": old.head, **{name: head.to_module().to(device) for name, head in heads.items()}}
+    predicted = predict_test(old.backbone, modules, test, batch_size=BATCH_SIZE, device=device)
+    predicted["before"] = _renumbered(old, predicted["before"], test)
+    labels_N = test.labels_N.numpy()
+    return {name: assess(predicted_N, labels_N, counts_K, seed=seed) for name, predicted_N in predicted.items()}
+
+
+def _before(tested: Tested, *, same_classes: bool) -> dict[str, Any]:
+    """As `Tested.to_dict`; F1 also depends on which wrong class was named, which has no number if the data lack it."""
+    unknown = {} if same_classes else {"macro_f1": None, "weighted_f1": None}
+    return {**tested.to_dict(), **unknown}
+
+
+def _renumbered(old: Model, predicted_N: np.ndarray, test: ImageSet) -> np.ndarray:
     """Old predictions in the numbering of the new classes; a class the data do not have is always wrong."""
-    names = [old.classes[k] for k in old.head(features_TD).argmax(1).tolist()]
+    names = [old.classes[k] for k in predicted_N.tolist()]
     number = {name: k for k, name in enumerate(test.classes)}
     labels = test.labels_N.tolist()
     # Any class but the true one says "wrong" to every recall; which one does not matter.

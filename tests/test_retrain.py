@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
+from tiny_run import DATA
 
+import nasimb.evaluate
 from nasimb.data import parse_dataset
-from nasimb.data.base import LoadRequest
+from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import DataError, InputError
-from nasimb.export import load
+from nasimb.export import Model, load
 from nasimb.retrain import head_table, retrain_head
 
 CPU = torch.device("cpu")
@@ -60,13 +66,84 @@ def test_other_classes_get_a_head_of_their_own(run: Path) -> None:
 
 
 def test_known_classes_are_recognised_under_their_new_numbers(run: Path) -> None:
-    result = retrain_head(run, "digits:3-5", "ridge", device=CPU, out=run.parent / "new")
+    result = retrain_head(run, {**DATA, "digits": (3, 4, 5)}, "ridge", device=CPU, out=run.parent / "new")
     assert result["known_before"] == ["3", "4"]
     recall = dict(zip(result["classes"], result["before"]["recalls"], strict=True))
     assert recall["3"] > 0.3
     assert recall["4"] > 0.3
     assert recall["5"] == 0.0
     assert result["notes"][-1] == "The old head knows 2 of the 3 classes."
+    assert not any("not at hand" in note for note in result["notes"])
+
+
+def test_figures_that_depend_on_which_wrong_class_was_named_are_left_out(run: Path) -> None:
+    other = retrain_head(run, "digits:5-9", "ridge", device=CPU)
+    assert (other["before"]["macro_f1"], other["before"]["weighted_f1"]) == (None, None)
+    assert other["after"]["macro_f1"] > 0.5
+    same = retrain_head(run, {**DATA, "digits": (0, 1, 2, 3, 4)}, "ridge", device=CPU)
+    told = json.loads((run / "result.json").read_text())["winner"]["test"]
+    assert same["before"]["macro_f1"] == pytest.approx(told["macro_f1"])
+    assert same["before"]["weighted_f1"] == pytest.approx(told["weighted_f1"])
+
+
+def test_the_test_images_pass_the_backbone_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, original = [], nasimb.evaluate.predict_test
+
+    def counting(backbone: Any, heads: Any, test: Any, **options: Any) -> Any:
+        passes.append((list(heads), len(test)))
+        return original(backbone, heads, test, **options)
+
+    images = []
+    monkeypatch.setattr("nasimb.retrain.predict_test", counting)
+    monkeypatch.setattr("nasimb.retrain._features", lambda model, images_of, device: _seen(model, images_of, images))
+    result = retrain_head(run, "digits:5-9", "ridge", device=CPU)
+    assert passes == [(["before", "plain_head", "after"], result["test_images"])]
+    assert images == [sum(result["class_counts"])], "features are taken of the training images alone"
+
+
+def _seen(model: Model, image_set: ImageSet, seen: list[int]) -> torch.Tensor:
+    seen.append(len(image_set))
+    with torch.no_grad():
+        return torch.cat([model.backbone(images) for images, _ in image_set.batches(64, CPU)])
+
+
+SEEN = {**DATA, "digits": (3, 4, 5), "test_per_class": 20}
+"""The run trained its super-network on images 10 to 21 of each of its digits; these test on 0 to 19."""
+
+
+@pytest.mark.parametrize("part", [".", "best", "best/../best"])
+def test_images_the_backbone_was_trained_on_are_no_test(run: Path, part: str) -> None:
+    with pytest.raises(DataError, match=r"got 20 of 60, for example digits\[") as refused:
+        retrain_head(run / part, SEEN, "ridge", device=CPU, out=run.parent / "new")
+    assert "\n" not in str(refused.value)
+    assert not (run.parent / "new").exists()
+
+
+def test_a_retrained_model_knows_what_its_backbone_saw(run: Path) -> None:
+    first = retrain_head(run, "digits:5,6", "ridge", device=CPU)
+    with pytest.raises(DataError, match="must not have been trained on"):
+        retrain_head(Path(first["saved"]), SEEN, "ridge", device=CPU)
+
+
+def test_a_ready_supernetwork_is_asked_where_it_is(run: Path) -> None:
+    shutil.move(run / "supernet", run.parent / "ready")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "supernet": str(run.parent / "ready")}))
+    with pytest.raises(DataError, match="must not have been trained on"):
+        retrain_head(run, SEEN, "ridge", device=CPU)
+
+
+def test_a_model_alone_cannot_tell_and_says_so(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "best", tmp_path / "alone")
+    notes = retrain_head(tmp_path / "alone", SEEN, "ridge", device=CPU)["notes"]
+    assert any("not at hand" in note for note in notes)
+
+
+def test_a_damaged_record_of_the_source_is_named(run: Path) -> None:
+    file = run / "supernet" / "calibration.safetensors"
+    save_file({"images": torch.zeros(1)}, file, {"other": "1"})
+    with pytest.raises(InputError, match=r"calibration\.safetensors must be whole"):
+        retrain_head(run, "digits:5,6", "ridge", device=CPU)
 
 
 def test_versions_are_never_overwritten(run: Path) -> None:
