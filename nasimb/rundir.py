@@ -189,7 +189,17 @@ class RunDir:
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a file; a torn last one is left out."""
-        return [json.loads(line) for line in self._complete_lines(name)]
+        found = []
+        for number, line in enumerate(self._complete_lines(name), start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise ResumeError(
+                    f"every line of {self.path / name} must be JSON",
+                    got=f"line {number}: {line[:60]!r}",
+                    do="Restore it.",
+                ) from None
+        return found
 
     def _append(self, name: str, lines: Sequence[str]) -> None:
         with (self.path / name).open("a", encoding="utf-8", newline="") as file:

@@ -98,6 +98,9 @@ def test_json_lines(tmp_path: Path) -> None:
     run.append_line("heads.jsonl", {"a": 1})
     (run.path / "heads.jsonl").open("a").write('{"a":')
     assert run.read_lines("heads.jsonl") == [{"a": 1}]
+    (run.path / "heads.jsonl").write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(ResumeError, match="line 2"):
+        run.read_lines("heads.jsonl")
 
 
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path: Path) -> None:

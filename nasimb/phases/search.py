@@ -9,7 +9,7 @@ from nasimb.errors import WorkError
 from nasimb.search.candidate import Scoring, evaluate
 from nasimb.search.predict import predicted_seconds
 from nasimb.search.study import Question, Study
-from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, best_first
+from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, best_first, trials_of
 from nasimb.session import Session
 
 STEADY = 100
@@ -37,7 +37,7 @@ def search(
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
-    before = [Trial.from_row(row) for row in session.run.read_trials()]
+    before = trials_of(session.run)
     study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
     started_with = session.ledger.remaining() - reserve_seconds(len(before) + STEADY)
 

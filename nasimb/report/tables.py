@@ -71,8 +71,9 @@ def pareto(run: Run, most: int = 12) -> pd.DataFrame:
 
 def spend(run: Run) -> pd.DataFrame:
     """Seconds and share of the limit by phase; the last row adds up."""
-    limit = (run.result or {}).get("spend", {}).get("limit_seconds")
-    rows = [*run.spent_seconds.items(), ("in all", sum(run.spent_seconds.values()))]
+    spent = (run.result or {}).get("spend", {})
+    by_phase, limit = spent.get("by_phase", run.spent_seconds), spent.get("limit_seconds")
+    rows = [*by_phase.items(), ("in all", sum(by_phase.values()))]
     frame = pd.DataFrame([{"phase": phase, "seconds": f"{seconds:.1f}"} for phase, seconds in rows])
     if limit:
         frame["of the limit"] = [f"{seconds / limit:.1%}" for _, seconds in rows]
