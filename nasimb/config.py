@@ -33,8 +33,8 @@ class HeadOptions(Spec):
     Attributes:
         ranking: closed-form heads that score every candidate; the better one counts.
         finalists: heads tried on the best candidates: names of losses (logistic head) and of closed-form heads.
-            Plain cross entropy brings its free corrections: logit adjustment (at tau = 1 the minimum is that of
-            balanced softmax) and tau-normalisation.
+            Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a handful
+            of tail images to choose their tau by, the luckiest wins, so only heads that balance are the default.
         count: how many of the best candidates are tried; where a time limit leaves time, the next best too.
         folds: stratified folds that compare heads and choose their penalty. None: 5, or 3 where images x features x
             classes exceed 10^8.
@@ -42,7 +42,7 @@ class HeadOptions(Spec):
     """
 
     ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("ridge", "gda")
-    finalists: tuple[Named, ...] = ("cross_entropy", "gda", "ridge")
+    finalists: tuple[Named, ...] = ("balanced_softmax", "gda", "ridge")
     count: PositiveInt = 5
     folds: Annotated[int, Field(ge=2)] | None = None
     penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
