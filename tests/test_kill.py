@@ -139,7 +139,9 @@ def test_a_budget_in_real_time_is_kept_and_used(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["spend"]["spent_seconds"] <= 40 + 2
-    assert result["spend"]["spent_seconds"] >= 0.9 * 40
+    # A budget this short keeps relatively more aside for its end (98 % of three minutes are used, see results/digits),
+    # and the machine may be busy.
+    assert result["spend"]["spent_seconds"] >= 0.7 * 40
     assert result["trials"]["finished"] >= 3
 
 

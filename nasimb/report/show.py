@@ -19,7 +19,7 @@ from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
 from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
 
-PICTURE_COLUMNS = 150
+PICTURE_COLUMNS = 176
 
 
 def terminal_table(frame: pd.DataFrame, *, title: str) -> Table:

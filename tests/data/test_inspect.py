@@ -16,7 +16,7 @@ def test_the_table_counts_every_class_and_split():
     assert list(found.table.columns) == ["class", "train", "val", "test", "source", "group"]
     assert found.table["train"].tolist() == [60] * 10
     assert found.table["val"].isna().all()
-    assert found.table["test"].tolist() == [40] * 10
+    assert found.table["test"].tolist() == [60] * 10
     assert (found.imbalance_factor, found.channels) == (1, 1)
     assert found.groups == {"many": 0, "medium": 10, "few": 0}
     assert found.problems == found.skipped == found.remarks == ()
