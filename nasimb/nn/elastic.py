@@ -6,14 +6,14 @@ Shapes: B images, C channels, D features, K classes, H and W pixels, O output an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.nn.moments import Moments, MomentsFor
+from nasimb.nn.moments import Moments, MomentsFor, merged, moments
 from nasimb.nn.norms.base import Norm, NormSpec
 
 
@@ -86,6 +86,24 @@ class ElasticNorm(nn.Module):
         """Normalise with the norm named `choice`."""
         norm = self._named(choice)
         return cast(Tensor, norm(x_BCHW, moments_for(self.key, x_BCHW) if norm.needs_calibration else None))
+
+    def settle(self, parts: Iterable[Tensor], choice: str, into: MutableMapping[str, Moments]) -> Iterator[Tensor]:
+        """Normalise parts of the calibration images (each x_BCHW) with the moments of all, which are written `into`.
+
+        The first result comes when every part is there; each part is freed once its result is out.
+        """
+        norm = self._named(choice)
+        if not norm.needs_calibration:
+            yield from (norm(part, None) for part in parts)
+            return
+        kept, found = [], []
+        for part in parts:
+            kept.append(part)
+            found.append(moments(part))
+        into[self.key] = merged(found, [part.numel() // part.shape[1] for part in kept])
+        kept.reverse()
+        while kept:
+            yield norm(kept.pop(), into[self.key])
 
     def extract(self, channels: int, choice: str, statistics: Mapping[str, Moments] | None) -> nn.Module:
         """The chosen norm as a plain layer; fresh statistics where none are given."""

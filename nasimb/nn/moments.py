@@ -7,7 +7,7 @@ Shapes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,19 @@ def moments(x_BCHW: Tensor) -> Moments:
     # In parts, so that the centred copies stay small.
     squares = [(part - mean_C[:, None, None]).square_().sum((0, 2, 3)) for part in torch.split(x_BCHW, IMAGES_A_PART)]
     return Moments(mean_C, torch.stack(squares).sum(0) / (x_BCHW.numel() / len(mean_C)))
+
+
+def merged(parts: Sequence[Moments], sizes: Sequence[int]) -> Moments:
+    """Moments of a whole from those of its parts of `sizes` values a channel, added up in float64.
+
+    Exact, since the variance between the means of the parts is part of it (Chan, Golub and LeVeque 1983).
+    """
+    shares_P = torch.tensor(sizes, dtype=torch.float64, device=parts[0].mean_C.device)
+    shares_P = shares_P / shares_P.sum()
+    means_PC = torch.stack([part.mean_C for part in parts]).double()
+    variances_PC = torch.stack([part.var_C for part in parts]).double()
+    mean_C = shares_P @ means_PC
+    return Moments(mean_C.float(), (shares_P @ (variances_PC + (means_PC - mean_C) ** 2)).float())
 
 
 def batch_moments(key: str, x_BCHW: Tensor) -> None:

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H and W pixels, D features, K classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from nasimb.errors import InputError
 from nasimb.nn.moments import MomentsFor, Statistics, batch_moments
 from nasimb.space import SearchSpace, Subnet
+
+
+Step = Hashable
+"""One part of a network: subnets whose first steps are equal have the same maps after them."""
 
 
 class Supernet(nn.Module, ABC):
@@ -75,6 +80,29 @@ class Supernet(nn.Module, ABC):
 
         In eval mode it is bit-equal to `features(images, subnet, given(statistics))`. Without statistics its
         batch norms have mean 0 and variance 1, to load a state dict into.
+        """
+
+    @abstractmethod
+    def steps(self, subnet: Subnet) -> tuple[Step, ...]:
+        """What `features` does one after another; the first takes images, every other the maps of the one before."""
+
+    @abstractmethod
+    def taps(self, subnet: Subnet) -> tuple[int, ...]:
+        """The steps whose maps, pooled and concatenated in this order, are the features."""
+
+    @abstractmethod
+    def settle(self, step: Step, parts: Sequence[Tensor]) -> tuple[Statistics, list[Tensor]]:
+        """Calibrate one step: the moments of its layers over all parts together, and its outputs.
+
+        Args:
+            parts: of the calibration images: the outputs of the step before, or for the first step the images.
+        """
+
+    @abstractmethod
+    def fold(self, step: Step, statistics: Statistics) -> nn.Module:
+        """One step as a plain module with its norms folded into its convolutions where they can be.
+
+        It leaves its input as it is, since other subnets may go on from there.
         """
 
 

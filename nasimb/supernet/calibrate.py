@@ -12,10 +12,12 @@ from torch import Tensor
 
 from nasimb.data.base import ImageSet
 from nasimb.errors import unknown_name
-from nasimb.nn.moments import Moments, Statistics, recording
+from nasimb.nn.moments import Moments, Statistics
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.sampling import Sampling, class_shares, draw, generator_for
+
+IMAGES_A_PART = 128
 
 Side = Literal["source", "target"]
 
@@ -29,15 +31,24 @@ CALIBRATIONS: dict[str, tuple[Side, Sampling]] = {
 
 @torch.no_grad()
 def calibrate(supernet: Supernet, subnet: Subnet, images_BCHW: Tensor) -> Statistics:
-    """Moments of every layer of `subnet` over all of `images_BCHW` as one batch, in one sweep.
+    """Moments of every layer of `subnet` over all of `images_BCHW` together, layer by layer.
 
     Each layer normalises with the moments it records, so that every layer sees the inputs it will see afterwards.
-    One batch, because averages of the variances of several leave out the variance between their means. The result
-    depends on the arguments alone: the super-network holds no statistics that could change.
+    All images together, because averages of the variances of several batches leave out the variance between their
+    means; but in parts that fit the processor's cache, which takes half the time. The result depends on the arguments
+    alone: the super-network holds no statistics that could change.
     """
     statistics: dict[str, Moments] = {}
-    supernet.features(images_BCHW, subnet, recording(statistics))
+    parts = calibration_parts(images_BCHW)
+    for step in supernet.steps(subnet):
+        settled, parts = supernet.settle(step, parts)
+        statistics.update(settled)
     return statistics
+
+
+def calibration_parts(images_BCHW: Tensor) -> list[Tensor]:
+    """The images as `Supernet.settle` takes them."""
+    return list(torch.split(images_BCHW, IMAGES_A_PART if images_BCHW.device.type == "cpu" else len(images_BCHW)))
 
 
 def calibration_images(

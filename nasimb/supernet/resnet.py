@@ -5,24 +5,43 @@ Shapes: B images, C channels, H and W pixels, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import cast, final
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple, cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm
-from nasimb.nn.moments import MomentsFor, Statistics, batch_moments
+from nasimb.nn.moments import Moments, MomentsFor, Statistics, batch_moments
 from nasimb.nn.norms import NORMS
 from nasimb.nn.norms.base import NormSpec
 from nasimb.space import Stage, Subnet
 from nasimb.spec import from_table
-from nasimb.supernet.base import Supernet, channels_last, pooled, prepare_images
+from nasimb.supernet.base import Step, Supernet, channels_last, pooled, prepare_images
+from nasimb.supernet.fold import FoldedBlock, FoldedStem, folded
 from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
 
 INNER_NORM = "bn"
 """The norm of the stem and in the middle of every block; the one at the end of a block is searched."""
+
+
+class StemStep(NamedTuple):
+    """The first step: images of this resolution through the stem."""
+
+    resolution: int
+
+
+class BlockStep(NamedTuple):
+    """Block `index` (from 0) of stage `stage` (from 0), with what decides its weights."""
+
+    stage: int
+    index: int
+    in_width: int
+    width: int
+    kernel_size: int
+    norm: str
 
 
 @final
@@ -54,6 +73,17 @@ class ElasticBlock(nn.Module):
         if self.first:
             x_BCHW = self.shortcut_norm(self.shortcut(x_BCHW, width, 1), norm, moments_for)
         return F.relu(y_BCHW.add_(x_BCHW), inplace=True)
+
+    def settle(self, parts: Sequence[Tensor], step: BlockStep, into: MutableMapping[str, Moments]) -> list[Tensor]:
+        """`forward` over parts of the calibration images; see `Supernet.settle`."""
+        convolved: Iterable[Tensor] = (self.conv1(x_BCHW, step.width, step.kernel_size) for x_BCHW in parts)
+        inner = self.norm1.settle(convolved, INNER_NORM, into)
+        convolved = (self.conv2(F.relu(y_BCHW, inplace=True), step.width, 3) for y_BCHW in inner)
+        main, short = self.norm2.settle(convolved, step.norm, into), iter(parts)
+        if self.first:
+            projected = (self.shortcut(x_BCHW, step.width, 1) for x_BCHW in parts)
+            short = self.shortcut_norm.settle(projected, step.norm, into)
+        return [F.relu(y_BCHW.add_(x_BCHW), inplace=True) for y_BCHW, x_BCHW in zip(main, short, strict=True)]
 
     def extract(
         self, in_width: int, width: int, kernel_size: int, norm: str, statistics: Statistics | None
@@ -126,9 +156,51 @@ class ResNetSupernet(Supernet):
             pixel_std_C=self.pixel_std_C,
         ).eval()
 
+    def steps(self, subnet: Subnet) -> tuple[Step, ...]:
+        """See `Supernet.steps`: the stem, then every block."""
+        found: list[Step] = [StemStep(subnet.resolution)]
+        in_width = self.space.stem_width
+        for stage, depth in enumerate(subnet.depths):
+            width, kernel_size, norm = subnet.widths[stage], subnet.kernel_sizes[stage], subnet.norms[stage]
+            for index in range(depth):
+                found.append(BlockStep(stage, index, in_width, width, kernel_size, norm))
+                in_width = width
+        return tuple(found)
+
+    def taps(self, subnet: Subnet) -> tuple[int, ...]:
+        """See `Supernet.taps`: the last block of each of the last stages."""
+        return tuple(accumulate(subnet.depths))[-subnet.taps :]
+
+    def settle(self, step: Step, parts: Sequence[Tensor]) -> tuple[Statistics, list[Tensor]]:
+        """See `Supernet.settle`."""
+        into: dict[str, Moments] = {}
+        if isinstance(step, StemStep):
+            convolved = (self._stem(images_BCHW, step.resolution) for images_BCHW in parts)
+            maps = self.stem_norm.settle(convolved, INNER_NORM, into)
+            return into, [F.relu(x_BCHW, inplace=True) for x_BCHW in maps]
+        assert isinstance(step, BlockStep)
+        return into, self._block(step).settle(parts, step, into)
+
+    def fold(self, step: Step, statistics: Statistics) -> nn.Module:
+        """See `Supernet.fold`."""
+        if isinstance(step, StemStep):
+            width = self.space.stem_width
+            stem = self.stem.extract(self.in_channels, width, 3)
+            norm = self.stem_norm.extract(width, INNER_NORM, statistics)
+            return FoldedStem(step.resolution, folded(stem, norm), self.pixel_mean_C, self.pixel_std_C)
+        assert isinstance(step, BlockStep)
+        block = self._block(step).extract(step.in_width, step.width, step.kernel_size, step.norm, statistics)
+        return FoldedBlock(block)
+
+    def _block(self, step: BlockStep) -> ElasticBlock:
+        return cast(ElasticBlock, cast(nn.ModuleList, self.stages[step.stage])[step.index])
+
+    def _stem(self, images_BCHW: Tensor, resolution: int) -> Tensor:
+        x_BCHW = prepare_images(images_BCHW, resolution, self.pixel_mean_C, self.pixel_std_C)
+        return channels_last(self.stem(x_BCHW, self.space.stem_width, 3))
+
     def _stage_outputs(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor) -> Iterator[Tensor]:
-        x_BCHW = prepare_images(images_BCHW, subnet.resolution, self.pixel_mean_C, self.pixel_std_C)
-        x_BCHW = channels_last(self.stem(x_BCHW, self.space.stem_width, 3))
+        x_BCHW = self._stem(images_BCHW, subnet.resolution)
         x_BCHW = F.relu(self.stem_norm(x_BCHW, INNER_NORM, moments_for), inplace=True)
         for (width, kernel_size, norm), blocks in self._chosen(subnet):
             for block in blocks:
