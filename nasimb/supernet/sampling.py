@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -41,13 +42,13 @@ def draw(labels_N: Tensor, shares_K: Tensor, length: int, generator: torch.Gener
     Every class uses all its images before one comes again. Any stretch of the order holds each class within about
     one image of its share: the j-th of n images of a class lies at a random place in the j-th n-th of the order.
     """
+    counts_K = torch.bincount(labels_N, minlength=len(shares_K)).tolist()
+    # Sorted once: a search through all labels for every class takes minutes where there are thousands of both.
+    members_of = labels_N.argsort(stable=True).split(counts_K)
     positions, places = [], []
-    for k, quota in enumerate(_quotas(shares_K, length, generator)):
-        members = (labels_N == k).nonzero().flatten()
-        rounds = -(-quota // max(len(members), 1))
-        shuffled = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
+    for quota, members in zip(_quotas(shares_K, length, generator), members_of, strict=True):
         if quota:
-            positions.append(torch.cat(shuffled)[:quota])
+            positions.append(_shuffled(members, quota, generator))
             places.append((torch.arange(quota) + torch.rand(quota, generator=generator)) / quota)
     return torch.cat(positions)[torch.cat(places).argsort(stable=True)]
 
@@ -61,12 +62,23 @@ def batches_from(first_step: int, labels_N: Tensor, sampling: Sampling, batch_si
     def order(epoch: int) -> Tensor:
         return draw(labels_N, shares_K, epoch_images, generator_for(seed, 0, epoch))
 
-    step = first_step
-    while True:
-        wanted = torch.arange(step * batch_size, (step + 1) * batch_size)
-        epochs, places = wanted // epoch_images, wanted % epoch_images
-        yield torch.cat([order(epoch)[places[epochs == epoch]] for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)])
-        step += 1
+    # Whole numbers of Python and slices: nothing here is worth a tensor.
+    for step in count(first_step):
+        start, stop = step * batch_size, (step + 1) * batch_size
+        parts = []
+        while start < stop:
+            epoch, place = divmod(start, epoch_images)
+            parts.append(order(epoch)[place : place + stop - start])
+            start += len(parts[-1])
+        yield torch.cat(parts)
+
+
+def _shuffled(members: Tensor, quota: int, generator: torch.Generator) -> Tensor:
+    """`quota` of `members`, shuffled anew whenever all have come."""
+    if len(members) == 1:
+        return members.expand(quota)
+    rounds = -(-quota // len(members))
+    return torch.cat([members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)])[:quota]
 
 
 def _quotas(shares_K: Tensor, length: int, generator: torch.Generator) -> list[int]:
