@@ -25,6 +25,7 @@ from nasimb.search.study import Question
 from nasimb.session import Session
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
+from nasimb.supernet.base import images_at_a_time
 from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.sampling import generator_for
@@ -191,7 +192,7 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
     if limit is None:
         return
     found = probe(
-        supernet, training, ground.task, batch_size=config.batch_size, calibration=config.calibration_images,
+        supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
         clock=session.clock, device=ground.device,
     )  # fmt: skip
     check_affordable(found, limit, session.ledger.spent(), config.budget)
@@ -243,7 +244,7 @@ def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str,
         calibration_images=images,
         heads=tuple(HEADS[name]() for name in config.heads.ranking),  # type: ignore[call-arg]
         objective=config.metric,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or images_at_a_time(supernet.space, ground.device),
         device=ground.device,
     )
 

@@ -64,6 +64,20 @@ class HeadOptions(Spec):
         return heads
 
 
+class ScreeningOptions(Spec):
+    """Whether candidates are scored on part of the images first (see `nasimb.search.screening`).
+
+    Attributes:
+        enabled: where it pays: not on small targets, whose rare classes are most of them.
+        images_per_class: most of any class in the part. None: as many as make a tenth of the images, 20 at least.
+        eta: one candidate in so many goes on to all images.
+    """
+
+    enabled: bool = True
+    images_per_class: PositiveInt | None = None
+    eta: Annotated[int, Field(ge=2)] = 8
+
+
 class RunConfig(Spec):
     """One run of `nasimb search`. Every default follows from the data, the budget and the device.
 
@@ -80,6 +94,10 @@ class RunConfig(Spec):
         validation: "auto" is leave-one-out where the backbone has not seen the target, hold-out where it has.
         supernet_share: of a time limit that trains the super-network.
         training: how; its sampling is natural where the super-network is trained on the target, unless given.
+        batch_size: images of one forward pass. None: what fits a processor's cache, or 1024 on a GPU.
+        precision: of the convolutions while candidates are scored. auto: the faster one, measured at the start, where
+            the budget limits time; float32 where it does not, so that runs repeat.
+        memory_mib: decoded images up to this stay in memory; so do the features of as many candidates at a time.
         training_steps: length of the super-network's training where the budget has no time limit.
     """
 
@@ -101,11 +119,13 @@ class RunConfig(Spec):
     seed: NonNegativeInt = 0
     device: str = "auto"
     heads: HeadOptions = HeadOptions()
+    screening: ScreeningOptions = ScreeningOptions()
     training: Recipe = Recipe()
     supernet_share: float = Field(default=0.5, gt=0.0, lt=1.0)
     training_steps: PositiveInt = 500
     calibration_images: PositiveInt = 1024
-    batch_size: PositiveInt = 512
+    batch_size: PositiveInt | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_mib: PositiveInt = 4096
     skip_bad_images: bool = False
     download: bool = False

@@ -14,10 +14,8 @@ from nasimb.data.base import ImageSet
 from nasimb.errors import unknown_name
 from nasimb.nn.moments import Moments, Statistics
 from nasimb.space import Subnet
-from nasimb.supernet.base import Supernet
+from nasimb.supernet.base import Supernet, images_at_a_time
 from nasimb.supernet.sampling import Sampling, class_shares, draw, generator_for
-
-IMAGES_A_PART = 128
 
 Side = Literal["source", "target"]
 
@@ -39,16 +37,16 @@ def calibrate(supernet: Supernet, subnet: Subnet, images_BCHW: Tensor) -> Statis
     alone: the super-network holds no statistics that could change.
     """
     statistics: dict[str, Moments] = {}
-    parts = calibration_parts(images_BCHW)
+    parts = calibration_parts(supernet, images_BCHW)
     for step in supernet.steps(subnet):
         settled, parts = supernet.settle(step, parts)
         statistics.update(settled)
     return statistics
 
 
-def calibration_parts(images_BCHW: Tensor) -> list[Tensor]:
+def calibration_parts(supernet: Supernet, images_BCHW: Tensor) -> list[Tensor]:
     """The images as `Supernet.settle` takes them."""
-    return list(torch.split(images_BCHW, IMAGES_A_PART if images_BCHW.device.type == "cpu" else len(images_BCHW)))
+    return list(torch.split(images_BCHW, images_at_a_time(supernet.space, images_BCHW.device)))
 
 
 def calibration_images(

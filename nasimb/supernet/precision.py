@@ -1,4 +1,4 @@
-"""Which number format trains faster here, by measurement."""
+"""Which number format is faster here, in training and in inference, by measurement."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 
+Precision = Literal["float32", "bfloat16"]
+
 CLEARLY_FASTER = 1.2
 """Heuristic: bfloat16 must gain this much, so that noise of the clock does not decide (nor rounding for nothing)."""
 
@@ -24,7 +26,7 @@ def faster_precision(
     *,
     clock: Callable[[], float] = time.perf_counter,
     repetitions: int = 3,
-) -> Literal["float32", "bfloat16"]:
+) -> Precision:
     """bfloat16 if forward and backward of a typical sandwich of subnets are clearly faster in it on `device`.
 
     Only a CUDA device or a CPU with bfloat16 arithmetic is measured; anywhere else float32 it is. The weights stay
@@ -37,12 +39,51 @@ def faster_precision(
     shape = (batch_size, supernet.in_channels, space.max_resolution, space.max_resolution)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images_BCHW = pixels.to(device)
+
+    def work(bfloat16: bool) -> None:
+        _forward_and_backward(supernet, subnets, images_BCHW, bfloat16=bfloat16)
+
+    return _faster(work, device, clock, repetitions)
+
+
+@torch.no_grad()
+def faster_inference(
+    network: Callable[[Tensor], Tensor],
+    images_BCHW: Tensor,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    repetitions: int = 3,
+) -> Precision:
+    """bfloat16 if `network`, without gradients, is clearly faster on `images_BCHW` under autocast.
+
+    Args:
+        network: anything from images to features, its weights float32 (an extracted subnet in eval mode).
+        images_BCHW: one batch as it will come, on the device to be measured. Where that has no bfloat16 arithmetic,
+            nothing is measured and float32 it is.
+    """
+    device = images_BCHW.device
+    if not _has_bfloat16(device):
+        return "float32"
+
+    def work(bfloat16: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            network(images_BCHW)
+
+    return _faster(work, device, clock, repetitions)
+
+
+def _faster(
+    work: Callable[[bool], None], device: torch.device, clock: Callable[[], float], repetitions: int
+) -> Precision:
+    """bfloat16 if work(True) takes clearly less time than work(False)."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     # Turn by turn, so that other work on the machine slows both; the first turn only warms up.
     for _ in range(repetitions + 1):
         for bfloat16, measured in seconds.items():
             start = clock()
-            _forward_and_backward(supernet, subnets, images_BCHW, bfloat16=bfloat16)
+            work(bfloat16)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             measured.append(clock() - start)
     float32_seconds, bfloat16_seconds = (min(measured[1:]) for measured in seconds.values())
     return "bfloat16" if float32_seconds > CLEARLY_FASTER * bfloat16_seconds else "float32"
@@ -55,8 +96,6 @@ def _forward_and_backward(supernet: Supernet, subnets: list[Subnet], images_BCHW
             logits_BK = supernet(images_BCHW, subnet)
         torch.autograd.backward(logits_BK.float().logsumexp(1).sum())
         supernet.zero_grad(set_to_none=True)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

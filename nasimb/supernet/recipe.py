@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from nasimb.spec import Spec
 
@@ -23,6 +23,8 @@ class Recipe(Spec):
         momentum: of SGD with Nesterov's look-ahead.
         weight_decay: of convolutions and the classifier; norm parameters and biases have none.
         batch_size: images a step.
+        accumulation: micro-batches that a step's images are split into; gradients are the mean over all images, memory
+            is that of one micro-batch. Batch norms see a micro-batch at a time.
         warmup: share of the schedule over which the learning rate rises in a straight line; cosine to 0 follows.
         label_smoothing: of the largest subnet's loss. The others learn from its soft labels alone.
         clip_norm: longest gradient over all parameters.
@@ -39,6 +41,7 @@ class Recipe(Spec):
     momentum: Share = 0.9
     weight_decay: NonNegativeFloat = 2e-3
     batch_size: PositiveInt = 64
+    accumulation: PositiveInt = 1
     warmup: Share = 0.05
     label_smoothing: Share = 0.1
     clip_norm: PositiveFloat = 2.0
@@ -47,6 +50,15 @@ class Recipe(Spec):
     sampling: Literal["natural", "balanced", "sqrt"] = "balanced"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shift: Share = 0.125
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Recipe:
+        if self.accumulation > max(self.batch_size // 2, 1):
+            raise ValueError(
+                f"accumulation must leave each micro-batch two images or batch norm has no variance; got"
+                f" {self.accumulation} micro-batches of {self.batch_size} images"
+            )
+        return self
 
     def suited(self, *, device_type: str, seconds: float | None) -> Recipe:
         """This recipe with everything that was not given chosen for a device and a time.

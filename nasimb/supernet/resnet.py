@@ -34,10 +34,10 @@ class StemStep(NamedTuple):
 
 
 class BlockStep(NamedTuple):
-    """Block `index` (from 0) of stage `stage` (from 0), with what decides its weights."""
+    """A block of a stage (both counted from 0), with what decides its weights."""
 
     stage: int
-    index: int
+    block: int
     in_width: int
     width: int
     kernel_size: int
@@ -193,7 +193,7 @@ class ResNetSupernet(Supernet):
         return FoldedBlock(block)
 
     def _block(self, step: BlockStep) -> ElasticBlock:
-        return cast(ElasticBlock, cast(nn.ModuleList, self.stages[step.stage])[step.index])
+        return cast(ElasticBlock, cast(nn.ModuleList, self.stages[step.stage])[step.block])
 
     def _stem(self, images_BCHW: Tensor, resolution: int) -> Tensor:
         x_BCHW = prepare_images(images_BCHW, resolution, self.pixel_mean_C, self.pixel_std_C)

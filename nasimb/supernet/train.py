@@ -3,7 +3,8 @@
 Each step trains the largest and the smallest subnet and a few random ones on the same images (sandwich rule, Yu and
 Huang 2019, arXiv 1903.05134). The largest learns from the labels; the others from its soft predictions (in-place
 distillation, ibid.; resolution and norms are part of a subnet, as in BigNAS, arXiv 2003.11142). The gradient is the
-mean over the subnets; each is backpropagated by itself, so that memory is that of the largest alone.
+mean over the subnets; each is backpropagated by itself, so that memory is that of the largest alone (and with
+gradient accumulation that of the largest on a micro-batch).
 
 Weight decay and momentum act on whole tensors, hence on slices that few subnets use too; the largest subnet uses
 all but the norms that are not its own. Those are left alone in steps that do not use them.
@@ -17,7 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from nasimb.data.augment import augment
 from nasimb.data.base import ImageSet
+from nasimb.data.transfer import send
 from nasimb.errors import ResumeError, WorkError
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
-from nasimb.supernet.precision import faster_precision
+from nasimb.supernet.precision import Precision, faster_precision
 from nasimb.supernet.recipe import Recipe as Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
 
@@ -63,7 +65,7 @@ class Training:
         self.supernet = supernet.to(device).train().requires_grad_(True)
         self.source, self.recipe, self.seed, self.device, self.flip = source, recipe, seed, device, flip
         self.steps_done = 0
-        self.precision: Literal["float32", "bfloat16"] | None = None
+        self.precision: Precision | None = None
         if recipe.precision != "auto":
             self.precision = recipe.precision
         self._parameters = dict(supernet.named_parameters())
@@ -86,7 +88,8 @@ class Training:
             WorkError: the loss is no longer finite (looked at every 50 steps).
         """
         if self.precision is None:
-            self.precision = faster_precision(self.supernet, self.recipe.batch_size, self.device)
+            images = -(-self.recipe.batch_size // self.recipe.accumulation)
+            self.precision = faster_precision(self.supernet, images, self.device)
         for group in self._optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate_at(progress)
         images_BCHW, labels_B = self._next_batch()
@@ -163,15 +166,26 @@ class Training:
         images_BCHW, positions_B = next(self._batches)
         pad = int(recipe.shift * self.source.size)
         images_BCHW = augment(images_BCHW, generator_for(self.seed, 1, self.steps_done), self.flip, pad)
-        return images_BCHW, labels_N[positions_B].to(self.device, non_blocking=True)
+        return images_BCHW, send(labels_N[positions_B], self.device)
 
     def _backward(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-        """Gradients of all subnets of this step; returns the largest's loss."""
+        """Gradients of all subnets of this step, micro-batch after micro-batch; returns the largest's loss."""
         space = self.supernet.space
         rng = np.random.default_rng([self.seed, 2, self.steps_done])
         largest, smallest = _random_norms(space.largest(), space, rng), _random_norms(space.smallest(), space, rng)
         students = [smallest, *(space.sample(rng) for _ in range(self.recipe.random_subnets))]
-        share = 1 / (1 + len(students))
+        losses = []
+        micro_batches = (tensor.tensor_split(self.recipe.accumulation) for tensor in (images_BCHW, labels_B))
+        for micro_BCHW, micro_labels_B in zip(*micro_batches, strict=True):
+            weight = len(micro_BCHW) / len(images_BCHW)
+            losses.append(weight * self._sandwich(micro_BCHW, micro_labels_B, largest, students, weight))
+        return torch.stack(losses).sum()
+
+    def _sandwich(
+        self, images_BCHW: Tensor, labels_B: Tensor, largest: Subnet, students: list[Subnet], weight: float
+    ) -> Tensor:
+        """Adds `weight` times the gradients of these images; returns the largest's mean loss."""
+        share = weight / (1 + len(students))
         logits_BK = self._logits(images_BCHW, largest)
         loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.recipe.label_smoothing)
         torch.autograd.backward(loss * share)

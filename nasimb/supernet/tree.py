@@ -73,7 +73,7 @@ class SubnetTree:
         calibration = _Calibration(supernet, dtype, limit_bytes, between)
         with torch.no_grad():
             for policy, root in self._roots.items():
-                calibration.settle(root, calibration_parts(calibration_images[policy]), 0)
+                calibration.settle(root, calibration_parts(supernet, calibration_images[policy]), 0)
 
     @classmethod
     def alone(
