@@ -44,7 +44,7 @@ def draw(labels_N: Tensor, shares_K: Tensor, length: int, generator: torch.Gener
     """
     counts_K = torch.bincount(labels_N, minlength=len(shares_K)).tolist()
     # Sorted once: a search through all labels for every class takes minutes where there are thousands of both.
-    members_of = labels_N.argsort(stable=True).split(counts_K)
+    members_of = torch.split(labels_N.argsort(stable=True), counts_K)
     positions, places = [], []
     for quota, members in zip(_quotas(shares_K, length, generator), members_of, strict=True):
         if quota:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nasimb.supernet.base import Supernet
-from nasimb.supernet.precision import faster_precision
+from nasimb.supernet.precision import faster_inference, faster_precision
 
 NewSupernet = Callable[..., Supernet]
 CPU = torch.device("cpu")
@@ -55,3 +55,35 @@ def test_without_the_hardware_nothing_is_measured(new_supernet: NewSupernet, mon
         raise AssertionError
 
     assert faster_precision(new_supernet(), 4, CPU, clock=clock) == "float32"
+
+
+@pytest.mark.usefixtures("cpu_with_bfloat16")
+@pytest.mark.parametrize(("bfloat16_seconds", "expected"), [(0.5, "bfloat16"), (0.9, "float32"), (2.0, "float32")])
+def test_inference_in_bfloat16_must_be_clearly_faster(
+    new_supernet: NewSupernet, bfloat16_seconds: float, expected: str
+) -> None:
+    supernet = new_supernet()
+    network = supernet.extract(supernet.space.smallest(), None)
+    images_BCHW = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    assert faster_inference(network, images_BCHW, clock=ticking(1.0, bfloat16_seconds)) == expected
+
+
+@pytest.mark.usefixtures("cpu_with_bfloat16")
+def test_inference_is_measured_in_turns_without_gradients() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def network(images_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return images_BCHW
+
+    faster_inference(network, torch.zeros(4, 1, 8, 8), repetitions=2)
+    assert seen == [(False, False), (True, False)] * 3
+
+
+def test_without_the_hardware_no_inference_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+
+    def network(images_BCHW: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    assert faster_inference(network, torch.zeros(4, 1, 8, 8)) == "float32"

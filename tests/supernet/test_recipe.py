@@ -34,6 +34,8 @@ def test_the_first_step_already_learns_and_an_overrun_does_not_start_again() -> 
         ({"sampling": "uniform"}, "sampling must be valid; got 'uniform'"),
         ({"momentum": 1.0}, "momentum must be valid; got 1.0"),
         ({"batch_size": 0}, "batch_size must be valid; got 0"),
+        ({"accumulation": 0}, "accumulation must be valid; got 0"),
+        ({"batch_size": 8, "accumulation": 5}, "two images or batch norm has no variance; got 5 micro-batches of 8"),
     ],
 )
 def test_wrong_options_get_a_sentence(values: dict[str, object], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -78,3 +79,25 @@ def test_neighbouring_keys_have_unrelated_generators() -> None:
     drawn = [torch.rand(1, generator=generator_for(*key)).item() for key in [(0, 1), (1, 0), (0, 2), (0, 1, 0)]]
     assert len(set(drawn)) == 4
     assert torch.rand(1, generator=generator_for(0, 1)).item() == drawn[0]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), st.integers(1, 40), st.integers(0, 99))
+def test_an_order_puts_the_jth_image_of_a_class_into_the_jth_part(counts: list[int], length: int, seed: int) -> None:
+    """By brute force: sorted by class, each in its own order, images must lie where the rule allows them to."""
+    labels_N = torch.from_numpy(np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)))
+    drawn = draw(labels_N, class_shares(torch.tensor(counts), "sqrt"), length, generator_for(seed))
+    classes = labels_N[drawn].tolist()
+    quota = [classes.count(k) for k in range(len(counts))]
+    for k, total in enumerate(quota):
+        for j, position in enumerate(place for place, label in enumerate(classes) if label == k):
+            # Images in front of it: at least what every class is sure to have had, at most what it may have had.
+            earliest = sum(int(np.floor(j / total * other)) for other in quota)
+            latest = sum(int(np.ceil((j + 1) / total * other)) for other in quota)
+            assert earliest - len(counts) <= position <= latest
+
+
+def test_thousands_of_classes_are_drawn_at_once() -> None:
+    """Every class by a search of its own would touch 1.6 billion labels here."""
+    labels_N = torch.arange(8000).repeat(25)
+    drawn = draw(labels_N, class_shares(torch.bincount(labels_N), "balanced"), len(labels_N), generator_for(0))
+    assert torch.equal(drawn.sort().values, torch.arange(len(labels_N)))

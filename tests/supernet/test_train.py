@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasimb.data.base import ImageSet
+from nasimb.data.store import TensorStore
 from nasimb.errors import InputError, ResumeError, WorkError
 from nasimb.nn import moments
 from nasimb.space import SearchSpace
@@ -243,3 +247,112 @@ def test_every_norm_of_the_largest_subnet_is_trained_on_labels(
     run(current, 12)
     moved = {name for name, tensor in current.supernet.named_parameters() if not torch.equal(tensor, before[name])}
     assert moved == set(before)
+
+
+def two_kinds_of_images(copies: int) -> ImageSet:
+    """Two images of two classes, each so many times: any two neighbours of a drawn order are one of each."""
+    pair = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    store = TensorStore(pair.repeat(copies, 1, 1, 1), [("image ", 2 * copies)])
+    return ImageSet(store, torch.arange(2 * copies), torch.tensor([0, 1]).repeat(copies), ("a", "b"))
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(new_supernet: NewSupernet, accumulation: int) -> None:
+    """Micro-batches with the statistics of the batch: the same step, but for rounding."""
+    images = two_kinds_of_images(8)
+    options = {"shift": 0.0, "warmup": 0.0, "weight_decay": 0.1}
+    moved = []
+    for parts in (1, accumulation):
+        current = Training(
+            new_supernet(num_classes=2), images, recipe(accumulation=parts, **options), seed=0, device=CPU, flip=False
+        )
+        losses = run(current, 1)
+        moved.append((losses, weights(current.supernet)))
+    (whole_loss, whole), (loss, accumulated) = moved
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert not equal(whole, weights(new_supernet(num_classes=2)))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(accumulated[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_micro_batches_of_unequal_size_count_by_their_images(new_supernet: NewSupernet, images: ImageSet) -> None:
+    """The loss of a step is the mean over its images: 8 of them in parts of 3, 3 and 2."""
+    current = training(new_supernet(), images, accumulation=3)
+    seen: list[tuple[int, float]] = []
+    original = current._sandwich
+
+    def watching(images_BCHW: Tensor, *arguments: Any) -> Tensor:
+        loss = original(images_BCHW, *arguments)
+        seen.append((len(images_BCHW), float(loss)))
+        return loss
+
+    current._sandwich = watching  # type: ignore[method-assign]
+    (loss,) = run(current, 1)
+    assert [size for size, _ in seen] == [3, 3, 2]
+    assert loss == pytest.approx(sum(size * value for size, value in seen) / 8)
+
+
+def most_saved_bytes(current: Training) -> int:
+    """The most bytes that one step keeps for its backward passes at any time, each storage counted once."""
+    alive: dict[int, int] = {}
+    most = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal most
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in alive:
+            key = storage.data_ptr()
+            alive[key] = storage.nbytes()
+            weakref.finalize(storage, alive.pop, key, None)
+            most = max(most, sum(alive.values()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        current.step(0.5)
+    return most
+
+
+def test_accumulation_saves_memory(new_supernet: NewSupernet, images: ImageSet) -> None:
+    whole, quarter = (
+        most_saved_bytes(training(new_supernet(), images, batch_size=64, accumulation=parts)) for parts in (1, 4)
+    )
+    assert quarter < 0.4 * whole
+
+
+class ReadingCounted(TorchDispatchMode):
+    """Counts how often a tensor becomes a number: on a GPU each time waits until all work given to it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.read += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_back(new_supernet: NewSupernet, images: ImageSet) -> None:
+    current = training(new_supernet(), images, batch_size=4, ema_decay=0.9, accumulation=2)
+    with ReadingCounted() as counted:
+        current.step(0.0)
+    assert counted.read > 0  # the loss is looked at, and the order of the epoch is drawn
+    with ReadingCounted() as counted:
+        for _ in range(4):
+            current.step(0.5)
+    assert counted.read == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_does_not_wait_for_the_gpu(new_supernet: NewSupernet, images: ImageSet) -> None:
+    device = torch.device("cuda")
+    store = TensorStore(images.store.read(images.indices_N, device), [("image ", len(images))])
+    on_device = ImageSet(store, torch.arange(len(images)), images.labels_N, images.classes)
+    current = Training(new_supernet(), on_device, recipe(batch_size=4), seed=0, device=device, flip=True)
+    current.step(0.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            current.step(0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
