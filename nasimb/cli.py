@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from nasimb.bench_cli import bench
 from nasimb.display import watching
 from nasimb.errors import NasimbError
 
@@ -31,6 +32,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at images before searchi
 supernet_app = typer.Typer(no_args_is_help=True, help="Train a super-network once, search with it often.")
 app.add_typer(data_app, name="data")
 app.add_typer(supernet_app, name="supernet")
+app.command()(bench)
 
 # typer carries its own copy of click from 0.25 on and depends on the package before; this is the one it raises.
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
