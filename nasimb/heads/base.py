@@ -1,18 +1,31 @@
 """The contract of a closed-form head: scored by exact leave-one-out, fitted in one solve.
 
-Shapes: N images, D features, K classes.
+Heads that need no more than moments of the features share one sweep over them, take them as a stream, and predict in a
+second sweep. `fit_stream` and `leave_one_out_stream` are the general case, `fit` and `score` those with one chunk.
+
+Post-hoc logit adjustment (Menon et al. 2021, equation 9) subtracts tau log pi_k from the score of class k, where pi_k
+is its share of the images. These heads balance already, so tau 0 is where to start; its leave-one-out predictions say
+whether more (tau > 0 favours the tail) or less helps.
+
+Shapes: N images, B images of a chunk or part, D features, K classes, P classes with images, S settings, T taus, G = S T
+entries of the grid, settings first.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from nasimb.heads.head import Head
-from nasimb.heads.standardise import Standardised
+from nasimb.heads.head import ABSENT_LOGIT, Head
+from nasimb.heads.moments import FEWEST_ROWS, PART_BYTES, Chunks, Classes, Moments, gather_moments, row_parts
+from nasimb.heads.standardise import classes_of
+from nasimb.heads.weights import ClassWeighting, WeightingName
 from nasimb.metrics import NO_PREDICTION
 from nasimb.spec import Spec
 
@@ -26,12 +39,14 @@ class LeaveOneOut:
         predicted_N: int64 on the CPU; `NO_PREDICTION` for the only image of a class.
         balanced_loss: mean over classes of the mean loss of their images (each head's own kind of loss, so it
             compares settings and candidates of one head, not two heads); images without a prediction are left out.
+        tau: of the logit adjustment.
     """
 
     name: str
     setting: float
     predicted_N: Tensor
     balanced_loss: float
+    tau: float = 0.0
 
 
 class ClosedFormSpec(Spec, ABC):
@@ -45,14 +60,20 @@ class ClosedFormSpec(Spec, ABC):
     grid: tuple[float, ...]
 
     @abstractmethod
-    def score(self, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> list[LeaveOneOut]:
+    def score(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
+    ) -> list[LeaveOneOut]:
         """Leave-one-out predictions for every setting of the grid, equal to as many refits as there are images.
 
-        What stays fixed while an image is left out: the class weights and the standardisation.
+        What stays fixed while an image is left out: the weights of the others and the standardisation.
+
+        Args:
+            images_K: images of each class of the target, where these are only a class-capped part of it. The
+                objective stays that of the target: an image stands for as many as its class has more.
 
         Raises:
             WorkError: a feature is not finite.
-            DataError: fewer than two classes have images.
+            DataError: fewer than two classes have images, or a label is out of range.
         """
 
     @abstractmethod
@@ -60,30 +81,164 @@ class ClosedFormSpec(Spec, ABC):
         """The head fitted to all images. Raises as `score`."""
 
 
-class Tally:
-    """Leave-one-out results of every setting, filled in a part at a time."""
+class MomentSpec(ClosedFormSpec):
+    """Options of a head that class means and a second moment determine.
 
-    def __init__(self, problem: Standardised, settings: int) -> None:
-        self._problem = problem
-        shape = (settings, len(problem.features_ND))
-        self._predicted_GN = torch.empty(shape, dtype=torch.int64, device=problem.positions_N.device)
-        self._losses_GN = torch.empty(shape, dtype=torch.float64, device=problem.positions_N.device)
+    Attributes:
+        class_weighting: how much an image weighs by the number of images of its class; see `ClassWeighting`.
+        beta: of effective_number.
+        taus: of post-hoc logit adjustment, all tried with every setting.
+    """
 
-    def put(self, index: int, part: slice, scores_BP: Tensor, losses_B: Tensor) -> None:
-        """The scores (largest wins) and losses of one setting and part of the images."""
-        self._predicted_GN[index, part] = self._problem.present_P[scores_BP.argmax(1)]
-        self._losses_GN[index, part] = losses_B
+    class_weighting: WeightingName
+    beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9999
+    taus: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
 
-    def results(self, name: str, settings: tuple[float, ...]) -> list[LeaveOneOut]:
-        """One entry a setting."""
-        problem = self._problem
-        alone_N = problem.counts_P[problem.positions_N] < 2
-        self._predicted_GN[:, alone_N] = NO_PREDICTION
-        weights_N = torch.where(alone_N, 0.0, 1.0 / problem.counts_P[problem.positions_N])
-        # `where`, not a product with 0: the loss of an image that cannot be left out may be anything.
-        losses_G = torch.where(alone_N, 0.0, self._losses_GN) @ weights_N / weights_N.sum()
-        predicted_GN = self._predicted_GN.cpu()
+    @property
+    def weighting(self) -> ClassWeighting:
+        """Equal for heads that can share a second moment."""
+        beta = self.beta if self.class_weighting == "effective_number" else 0.0
+        return ClassWeighting(self.class_weighting, beta)
+
+    @abstractmethod
+    def solve(self, moments: Moments) -> Solved:
+        """Decompose the problem of this head's weighting."""
+
+    def score(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
+    ) -> list[LeaveOneOut]:
+        """See `ClosedFormSpec.score`; taus change fastest."""
+        return leave_one_out([self], features_ND, labels_N, num_classes, images_K=images_K)
+
+    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, tau: float = 0.0) -> Head:
+        """See `ClosedFormSpec.fit`; `tau` is folded into the bias."""
+        labels_N = labels_N.to(features_ND.device)
+        classes = classes_of(labels_N, num_classes)
+        return _fit(self, lambda: [(features_ND, labels_N)], classes, setting, tau)
+
+
+class Solved(ABC):
+    """One head's problem, decomposed: every setting is cheap from here."""
+
+    adjustment_P: Tensor
+    """What one unit of tau subtracts from the scores."""
+
+    @abstractmethod
+    def weights(self, setting: float) -> tuple[Tensor, Tensor]:
+        """weight_PD and bias_P on standardised features."""
+
+    @abstractmethod
+    def leave_out(
+        self, settings: Sequence[float], taus: Sequence[float], standardised_BD: Tensor, positions_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """predicted_GB, as positions in `present_P`, and losses_GB, each image by the head fitted without it.
+
+        For an image that is alone in its class both may be anything.
+        """
+
+
+def leave_one_out(
+    heads: Sequence[ClosedFormSpec],
+    features_ND: Tensor,
+    labels_N: Tensor,
+    num_classes: int,
+    *,
+    images_K: Tensor | None = None,
+) -> list[LeaveOneOut]:
+    """`score` of several heads one after the other, their sweeps over the features shared. Args, raises: as there."""
+    labels_N = labels_N.to(features_ND.device)
+    sharing = [head for head in heads if isinstance(head, MomentSpec)]
+    shared: Iterator[list[LeaveOneOut]] = iter(())
+    if sharing:
+        classes = classes_of(labels_N, num_classes, images_K)
+        shared = iter(_leave_one_out(sharing, lambda: [(features_ND, labels_N)], classes))
+    results = []
+    for head in heads:
+        if isinstance(head, MomentSpec):
+            results += next(shared)
+        else:
+            results += head.score(features_ND, labels_N, num_classes, images_K=images_K)
+    return results
+
+
+def leave_one_out_stream(
+    heads: Sequence[MomentSpec], chunks: Chunks, class_counts_K: Tensor, *, images_K: Tensor | None = None
+) -> list[LeaveOneOut]:
+    """As `leave_one_out`, from two sweeps over features that are never in memory together.
+
+    Args:
+        class_counts_K: of the images that the chunks hold, on the device of the features.
+    """
+    return [one for found in _leave_one_out(heads, chunks, Classes.of(class_counts_K, images_K)) for one in found]
+
+
+def fit_stream(spec: MomentSpec, chunks: Chunks, class_counts_K: Tensor, setting: float, tau: float = 0.0) -> Head:
+    """As `MomentSpec.fit`, from one sweep over features that are never in memory together.
+
+    Args:
+        class_counts_K: of the images that the chunks hold, on the device of the features.
+    """
+    return _fit(spec, chunks, Classes.of(class_counts_K), setting, tau)
+
+
+def work_groups(settings: int, elements: int, device: torch.device) -> list[slice]:
+    """Consecutive groups of settings whose work arrays, of `elements` each, stay within `PART_BYTES` (or are alone)."""
+    length = max(1, PART_BYTES.get(device.type, PART_BYTES["cuda"]) // (8 * elements))
+    return [slice(start, min(start + length, settings)) for start in range(0, settings, length)]
+
+
+def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, setting: float, tau: float) -> Head:
+    moments = gather_moments(chunks, classes, [spec.weighting])
+    solved = spec.solve(moments)
+    weight_PD, bias_P = solved.weights(setting)
+    weight_PD = weight_PD / moments.std_D
+    bias_P = bias_P - tau * solved.adjustment_P - weight_PD @ moments.mean_D
+    weight_KD = weight_PD.new_zeros(classes.num_classes, weight_PD.shape[1])
+    bias_K = bias_P.new_full((classes.num_classes,), ABSENT_LOGIT)
+    weight_KD[classes.present_P], bias_K[classes.present_P] = weight_PD, bias_P
+    return Head(weight_KD, bias_K, moments.mean_D, moments.std_D, spec.name, setting)
+
+
+def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes) -> list[list[LeaveOneOut]]:
+    moments = gather_moments(chunks, classes, list(dict.fromkeys(head.weighting for head in heads)))
+    solved = [head.solve(moments) for head in heads]
+    tallies = [_Tally(head, classes) for head in heads]
+    start = 0
+    for features_BD, labels_B in chunks():
+        positions_B = classes.positions(labels_B)
+        for part in row_parts(len(features_BD), features_BD.shape[1], features_BD.device, FEWEST_ROWS):
+            standardised_BD = (features_BD[part] - moments.mean_D).div_(moments.std_D)
+            for head, problem, tally in zip(heads, solved, tallies, strict=True):
+                found = problem.leave_out(head.grid, head.taus, standardised_BD, positions_B[part])
+                tally.put(slice(start + part.start, start + part.stop), positions_B[part], *found)
+        start += len(features_BD)
+    return [tally.results() for tally in tallies]
+
+
+class _Tally:
+    """Leave-one-out results of one head, filled in a part at a time."""
+
+    def __init__(self, head: MomentSpec, classes: Classes) -> None:
+        self._head, self._classes = head, classes
+        self._entries = [(setting, tau) for setting in head.grid for tau in head.taus]
+        device = classes.counts_P.device
+        shape = len(self._entries), int(classes.counts_P.sum())
+        self._predicted_GN = torch.empty(shape, dtype=torch.int64, device=device)
+        self._losses_G = torch.zeros(len(self._entries), dtype=torch.float64, device=device)
+        # The mean over classes of the mean over their images; 0 for the image that cannot be left out.
+        judged_P = classes.counts_P > 1
+        self._weights_P = torch.where(judged_P, 1.0 / (judged_P.sum() * classes.counts_P), 0.0)
+
+    def put(self, part: slice, positions_B: Tensor, predicted_GB: Tensor, losses_GB: Tensor) -> None:
+        weights_B = self._weights_P[positions_B]
+        judged_B = weights_B > 0
+        self._predicted_GN[:, part] = torch.where(judged_B, self._classes.present_P[predicted_GB], NO_PREDICTION)
+        # `where`, not only a product with 0: the loss of an image that cannot be left out may be anything.
+        self._losses_G += torch.where(judged_B, losses_GB, 0.0) @ weights_B
+
+    def results(self) -> list[LeaveOneOut]:
+        predicted_GN, losses = self._predicted_GN.cpu(), self._losses_G.tolist()
         return [
-            LeaveOneOut(name, setting, predicted_GN[index], float(losses_G[index]))
-            for index, setting in enumerate(settings)
+            LeaveOneOut(self._head.name, setting, predicted_N, loss, tau)
+            for (setting, tau), predicted_N, loss in zip(self._entries, predicted_GN, losses, strict=True)
         ]

@@ -1,19 +1,28 @@
 """Class-weighted ridge regression to one-hot targets.
 
-    minimise (1/N) sum_i w_i ||y_i - W x_i - b||^2 + penalty ||W||^2,     w_i = N / (P n_k) for an image of class k
+    minimise sum_i a_i ||y_i - W x_i - b||^2 + penalty ||W||^2
 
-over standardised features x. Their weighted mean is 0, so the unpenalised bias is the weighted mean of the targets,
-1/P. With X^T V X / N = Q diag(l) Q^T every penalty costs one product: W^T = Q (l + penalty)^-1 Q^T X^T V Y / N.
+over standardised features x, with image weights a that add up to 1: a_i = q_k / n_k for an image of class k, where q_k
+is the class's share of the objective (1/P by inverse frequency). The bias is not penalised, so b = q - W m with the
+weighted mean m = sum_k q_k mu_k. With M = sum_i a_i (x_i - m)(x_i - m)^T = Q diag(l) Q^T every penalty costs one
+product: W^T = Q (l + penalty)^-1 Q^T R, where column k of R is q_k (mu_k - m).
 
-Leave-one-out: the hat matrix of weighted least squares has h_i = (w_i / N) (1 + x_i^T Q (l + penalty)^-1 Q^T x_i), and
-the residual of image i without image i is its residual divided by 1 - h_i. The weights w of the other images stay
-those of the full counts. (Textbook; e.g. Hastie, Tibshirani, Friedman, equation 7.64.)
+Leave-one-out: the hat matrix of weighted least squares has h_i = a_i (1 + z^T (l + penalty)^-1 z), z = Q^T (x_i - m),
+and the residual of image i without image i is its residual divided by 1 - h_i. The weights a of the other images stay.
+(Textbook; e.g. Hastie, Tibshirani, Friedman, equation 7.64.)
 
-Shapes: N images, B images of one part, D features, K classes, P classes with images, G grid.
+In a class-capped part of n_k of N_k images, q_k is that of the N_k images, so an image stands for N_k / n_k of them.
+
+Logit adjustment: least squares to one-hot targets estimates posterior probabilities, not logits. Around the uniform
+posterior 1/P one unit of logit is 1/P of probability (the softmax's derivative, but for what all classes share), so
+the scores lose tau log(pi_k) / P.
+
+Shapes: B images of one part, D features, P classes with images, S settings, T taus.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,71 +30,91 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasimb.heads.base import ClosedFormSpec, LeaveOneOut, Tally
-from nasimb.heads.head import Head
-from nasimb.heads.standardise import Standardised, standardise
+from nasimb.heads.base import MomentSpec, Solved, work_groups
+from nasimb.heads.moments import Moments
+from nasimb.heads.weights import WeightingName
 
 
-class RidgeSpec(ClosedFormSpec):
-    """Options of the ridge head; a setting is the penalty."""
+class RidgeSpec(MomentSpec):
+    """Options of the ridge head; a setting is the penalty. The loss is the squared error to the one-hot target."""
 
     name: Literal["ridge"] = "ridge"
     grid: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (
         1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0,
     )  # fmt: skip
+    class_weighting: WeightingName = "inverse_frequency"
 
-    def score(self, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> list[LeaveOneOut]:
-        """See `ClosedFormSpec.score`. The loss is the squared error to the one-hot target."""
-        problem = standardise(features_ND, labels_N, num_classes)
-        solved = _decompose(problem)
-        penalties_G = torch.tensor(self.grid, dtype=torch.float64, device=features_ND.device)
-        inverse_DG = 1.0 / (solved.eigenvalues_D[:, None] + penalties_G)
-        tally = Tally(problem, len(self.grid))
-        for part, standardised_BD in problem.parts():
-            rotated_BD = standardised_BD @ solved.rotation_DD
-            positions_B = problem.positions_N[part, None]
-            shares_B = problem.weights_P[positions_B[:, 0]] / len(features_ND)
-            leverage_BG = shares_B[:, None] * (1.0 + rotated_BD**2 @ inverse_DG)
-            for index in range(len(self.grid)):
-                fitted_BP = rotated_BD @ (inverse_DG[:, index, None] * solved.targets_DP) + solved.bias
-                tally.put(index, part, *_without_itself(fitted_BP, positions_B, leverage_BG[:, index]))
-        return tally.results(self.name, self.grid)
-
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
-        """See `ClosedFormSpec.fit`."""
-        problem = standardise(features_ND, labels_N, num_classes)
-        solved = _decompose(problem)
-        weight_PD = (solved.rotation_DD @ (solved.targets_DP / (solved.eigenvalues_D[:, None] + setting))).T
-        bias_P = torch.full_like(problem.counts_P, solved.bias)
-        return Head.from_standardised(weight_PD, bias_P, problem, name=self.name, setting=setting)
+    def solve(self, moments: Moments) -> Solved:
+        """See `MomentSpec.solve`."""
+        classes = moments.classes
+        shares_P = self.weighting.shares(classes.images_P)
+        mean_D = shares_P @ moments.means_PD
+        second_DD = moments.seconds[self.weighting] - torch.outer(mean_D, mean_D)
+        eigenvalues_D, rotation_DD = torch.linalg.eigh(second_DD)
+        log_prior_P = (classes.images_P / classes.images_P.sum()).log()
+        return _Ridge(
+            adjustment_P=(log_prior_P - log_prior_P.mean()) / len(shares_P),
+            shares_P=shares_P,
+            weights_P=classes.weights(self.weighting),
+            eigenvalues_D=eigenvalues_D.clamp_min(0.0),
+            rotation_DD=rotation_DD,
+            mean_D=mean_D,
+            targets_PD=shares_P[:, None] * (moments.means_PD - mean_D) @ rotation_DD,
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class _Decomposition:
-    """X^T V X / N = Q diag(eigenvalues) Q^T, and targets = Q^T X^T V Y / N."""
+class _Ridge(Solved):
+    """M = Q diag(eigenvalues) Q^T, and targets = R^T Q."""
 
+    adjustment_P: Tensor
+    shares_P: Tensor
+    weights_P: Tensor
     eigenvalues_D: Tensor
     rotation_DD: Tensor
-    targets_DP: Tensor
-    bias: float
+    mean_D: Tensor
+    targets_PD: Tensor
 
+    def weights(self, setting: float) -> tuple[Tensor, Tensor]:
+        weight_PD = (self.targets_PD / (self.eigenvalues_D + setting)) @ self.rotation_DD.T
+        return weight_PD, self.shares_P - weight_PD @ self.mean_D
 
-def _decompose(problem: Standardised) -> _Decomposition:
-    dimension, present = problem.features_ND.shape[1], len(problem.present_P)
-    moment_DD = problem.mean_D.new_zeros(dimension, dimension)
-    for part, standardised_BD in problem.parts():
-        shares_B = problem.weights_P[problem.positions_N[part]] / len(problem.features_ND)
-        moment_DD += standardised_BD.T @ (shares_B[:, None] * standardised_BD)
-    eigenvalues_D, rotation_DD = torch.linalg.eigh(moment_DD)
-    # (1/N) sum_i w_i x_i over a class is its mean over P, because its images weigh N/P together.
-    targets_DP = rotation_DD.T @ problem.means_PD.T / present
-    return _Decomposition(eigenvalues_D.clamp_min(0.0), rotation_DD, targets_DP, 1.0 / present)
+    def leave_out(
+        self, settings: Sequence[float], taus: Sequence[float], standardised_BD: Tensor, positions_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rotated_DB = torch.addmm(-(self.mean_D @ self.rotation_DD)[:, None], self.rotation_DD.T, standardised_BD.T)
+        inverse_SD = 1.0 / (self.eigenvalues_D + self.eigenvalues_D.new_tensor(settings)[:, None])
+        leverages_SB = (inverse_SD @ rotated_DB.square()).add_(1.0).mul_(self.weights_P[positions_B])
+        predicted, losses = [], []
+        for group in work_groups(len(settings), len(self.shares_P) * len(positions_B), rotated_DB.device):
+            scaled_SPD = inverse_SD[group, None] * self.targets_PD
+            fitted_SPB = (scaled_SPD.flatten(0, 1) @ rotated_DB).view(*scaled_SPD.shape[:2], -1)
+            fitted_SPB += self.shares_P[:, None]
+            found = self._without_themselves(fitted_SPB, leverages_SB[group], positions_B, taus)
+            predicted.append(found[0])
+            losses.append(found[1])
+        return torch.cat(predicted), torch.cat(losses)
 
-
-def _without_itself(fitted_BP: Tensor, positions_B1: Tensor, leverage_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave-one-out scores (up to a positive factor an image) and squared errors, from the fit to all images."""
-    own_B = fitted_BP.gather(1, positions_B1)[:, 0]
-    squares_B = (fitted_BP**2).sum(1) - own_B**2 + (1.0 - own_B) ** 2
-    # The prediction without i is (fitted - h y) / (1 - h): only the own class changes, then all share one factor.
-    scores_BP = fitted_BP.scatter_add(1, positions_B1, -leverage_B[:, None])
-    return scores_BP, squares_B / (1.0 - leverage_B).clamp_min(1e-12) ** 2
+    def _without_themselves(
+        self, fitted_SPB: Tensor, leverages_SB: Tensor, positions_B: Tensor, taus: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and squared errors without each image, from the fit to all; `fitted_SPB` is used up."""
+        own_S1B = positions_B.expand(len(fitted_SPB), 1, -1)
+        fitted_SB = fitted_SPB.gather(1, own_S1B)[:, 0]
+        remaining_SB = (1.0 - leverages_SB).clamp_min(1e-12)
+        squares_SB = fitted_SPB.square().sum(1) - fitted_SB**2 + (1.0 - fitted_SB) ** 2
+        # The prediction without i is (fitted - h y) / (1 - h). Its order is that of fitted - h y - (1 - h) adjustment.
+        residuals_SB = (
+            torch.einsum("p,spb->sb", self.adjustment_P, fitted_SPB) - self.adjustment_P[positions_B]
+            if any(taus) else torch.zeros_like(fitted_SB)
+        ) / remaining_SB  # fmt: skip
+        scores_SPB = fitted_SPB.scatter_(1, own_S1B, (fitted_SB - leverages_SB)[:, None])
+        predicted, losses = [], []
+        for tau in taus:
+            adjusted_SPB = scores_SPB
+            if tau:
+                adjusted_SPB = scores_SPB - tau * remaining_SB[:, None] * self.adjustment_P[:, None]
+            predicted.append(adjusted_SPB.max(1).indices)
+            shift = tau**2 * self.adjustment_P.square().sum()
+            losses.append(squares_SB / remaining_SB**2 - 2.0 * tau * residuals_SB + shift)
+        return torch.stack(predicted, 1).flatten(0, 1), torch.stack(losses, 1).flatten(0, 1)

@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
+import by_hand
 import numpy as np
 import pytest
 import torch
-from scipy.special import logsumexp
+from by_hand import ByHand, features_and_labels
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from nasimb.errors import WorkError
+from nasimb.heads.base import LeaveOneOut
 from nasimb.heads.gda import GdaSpec
-
-
-def features_and_labels(counts: list[int], dimension: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels_N = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    centres_KD = rng.normal(size=(len(counts), dimension))
-    mixing_DD = rng.normal(size=(dimension, dimension)) / np.sqrt(dimension)
-    return centres_KD[labels_N] + rng.normal(size=(len(labels_N), dimension)) @ mixing_DD + 3.0, labels_N
-
-
-def standardised_by_hand(features_ND: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    present = np.unique(labels_N)
-    weights_N = np.array([1 / (len(present) * (labels_N == label).sum()) for label in labels_N])
-    mean_D = weights_N @ features_ND
-    std_D = np.sqrt(weights_N @ (features_ND - mean_D) ** 2)
-    std_D[std_D < 1e-7 * np.abs(mean_D)] = 1.0
-    return (features_ND - mean_D) / std_D
-
-
-def distances(
-    x_ND: np.ndarray,
-    labels_N: np.ndarray,
-    query_D: np.ndarray,
-    classes: np.ndarray,
-    shrinkage: float,
-    weights_N: np.ndarray,
-) -> np.ndarray:
-    """Squared Mahalanobis distances of one query, from the definition; `classes` also fix the degrees of freedom."""
-    means_PD = np.stack([x_ND[labels_N == label].mean(0) for label in classes])
-    deviations_ND = x_ND - means_PD[np.searchsorted(classes, labels_N)]
-    covariance_DD = deviations_ND.T @ (weights_N[:, None] * deviations_ND) / (len(x_ND) - len(classes))
-    dimension = x_ND.shape[1]
-    shrunk_DD = (1 - shrinkage) * covariance_DD + shrinkage * np.trace(covariance_DD) / dimension * np.eye(dimension)
-    differences_PD = query_D - means_PD
-    return np.einsum("pd,de,pe->p", differences_PD, np.linalg.inv(shrunk_DD), differences_PD)
-
-
-def image_weights(labels_N: np.ndarray) -> np.ndarray:
-    weights_N = np.array([(labels_N == label).sum() ** -0.5 for label in labels_N])
-    return weights_N / weights_N.mean()
-
+from nasimb.heads.moments import PART_BYTES
 
 CASES = {
     "plain": ([20, 7, 3], 4),
@@ -58,53 +20,71 @@ CASES = {
     "two classes": ([12, 2], 5),
     "a class with one image": ([9, 4, 1, 2], 6),
     "a class without images": ([8, 0, 5, 2], 6),
+    "more classes than fit a part's images": ([2] * 40, 3),
 }
 
 
+def check_leave_one_out(found: LeaveOneOut, problem: ByHand) -> None:
+    adjustment_P = found.tau * (problem.log_prior_P - problem.log_prior_P.mean())
+    predicted_N, loss = problem.expected(
+        lambda kept_N, query_D: problem.gda_scores(kept_N, query_D, found.setting) - adjustment_P, by_hand.log_loss
+    )
+    np.testing.assert_array_equal(found.predicted_N.numpy(), predicted_N)
+    assert found.balanced_loss == pytest.approx(loss, rel=1e-7)
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("shrinkage", [1e-3, 0.2, 1.0])
-def test_leave_one_out_equals_a_refit_without_each_image(case: str, shrinkage: float) -> None:
+@pytest.mark.parametrize("shrinkage", [1e-4, 1e-2, 0.2, 1.0])
+def test_leave_one_out_equals_a_refit_without_each_image(
+    case: str, shrinkage: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts, dimension = CASES[case]
+    if len(counts) > 30:
+        monkeypatch.setattr("nasimb.heads.base.FEWEST_ROWS", 16)
+        monkeypatch.setitem(PART_BYTES, "cpu", 1)
     features_ND, labels_N = features_and_labels(counts, dimension)
     features_ND[:, 1] = -7.0  # a constant feature
     (found,) = GdaSpec(grid=(shrinkage,)).score(torch.tensor(features_ND), torch.tensor(labels_N), len(counts))
-
-    x_ND, present = standardised_by_hand(features_ND, labels_N), np.unique(labels_N)
-    weights_N = image_weights(labels_N)
-    losses = {int(label): [] for label in present}
-    for i, label in enumerate(labels_N):
-        others = np.arange(len(labels_N)) != i
-        if counts[label] == 1:
-            assert found.predicted_N[i] == -1
-            continue
-        scores_P = -0.5 * distances(x_ND[others], labels_N[others], x_ND[i], present, shrinkage, weights_N[others])
-        assert found.predicted_N[i] == present[scores_P.argmax()]
-        losses[int(label)].append(logsumexp(scores_P) - scores_P[present == label][0])
-    expected = np.mean([np.mean(values) for values in losses.values() if values])
-    assert found.balanced_loss == pytest.approx(expected, rel=1e-6)
+    check_leave_one_out(found, ByHand.of(features_ND, labels_N, "inverse_sqrt", None))
 
 
-def test_the_trace_without_the_image_matters() -> None:
-    """An outlier that carries most of the trace: keeping it in the shrinkage target would change the loss."""
-    features_ND, labels_N = features_and_labels([6, 5], 3)
-    features_ND[0] += 40.0
-    (found,) = GdaSpec(grid=(0.9,)).score(torch.tensor(features_ND), torch.tensor(labels_N), 2)
-    x_ND = standardised_by_hand(features_ND, labels_N)
-    both, weights_N = np.array([0, 1]), image_weights(labels_N)
-    scores_P = -0.5 * distances(x_ND[1:], labels_N[1:], x_ND[0], both, 0.9, weights_N[1:])
-    assert found.predicted_N[0] == scores_P.argmax()
-    kept_P = -0.5 * distances(x_ND, labels_N, x_ND[0], both, 0.9, weights_N)
-    assert abs(kept_P - scores_P).max() > 1.0
+@pytest.mark.parametrize("weighting", ["inverse_frequency", "inverse_sqrt", "effective_number"])
+@pytest.mark.parametrize("images_K", [None, [90, 7, 0, 3, 1]])
+def test_every_weighting_of_all_images_or_a_part_of_them(weighting: str, images_K: list[int] | None) -> None:
+    features_ND, labels_N = features_and_labels([15, 7, 0, 3, 1], 6)
+    spec = GdaSpec(grid=(0.01, 0.3), class_weighting=weighting, beta=by_hand.BETA, taus=(0.0, 1.0, -0.7))  # type: ignore[arg-type]
+    whole_K = None if images_K is None else torch.tensor(images_K)
+    problem = ByHand.of(features_ND, labels_N, weighting, images_K)
+    results = spec.score(torch.tensor(features_ND), torch.tensor(labels_N), 5, images_K=whole_K)
+    assert [(one.setting, one.tau) for one in results] == [(s, t) for s in spec.grid for t in spec.taus]
+    for found in results:
+        check_leave_one_out(found, problem)
 
 
-def test_fit_equals_the_definition() -> None:
+def test_a_part_in_which_an_image_stands_for_several_is_the_whole_that_repeats_it() -> None:
+    features_ND, labels_N = (torch.tensor(a) for a in features_and_labels([6, 4, 3], 4))
+    part = labels_N != 2
+    doubled_ND = torch.cat([features_ND[part], features_ND[part], features_ND[~part]])
+    doubled_N = torch.cat([labels_N[part], labels_N[part], labels_N[~part]])
+    whole = GdaSpec().fit(doubled_ND, doubled_N, 3, 0.2)
+    scored = GdaSpec(grid=(0.2,)).score(features_ND, labels_N, 3, images_K=torch.tensor([12, 8, 3]))
+    refit = GdaSpec(grid=(0.2,)).score(features_ND, labels_N, 3)
+    assert scored[0].balanced_loss != pytest.approx(refit[0].balanced_loss, rel=1e-3)
+    problem = ByHand.of(features_ND.numpy(), labels_N.numpy(), "inverse_sqrt", [12, 8, 3])
+    expected_NP = np.stack([problem.gda_scores(np.arange(13), x_D, 0.2) for x_D in problem.x_ND])
+    logits_NK = whole.logits(features_ND).numpy()
+    np.testing.assert_allclose(logits_NK - logits_NK[:, :1], expected_NP - expected_NP[:, :1], atol=1e-9)
+
+
+@pytest.mark.parametrize("weighting", ["inverse_frequency", "inverse_sqrt", "effective_number"])
+def test_fit_equals_the_definition(weighting: str) -> None:
     features_ND, labels_N = features_and_labels([30, 20, 10], 5)
-    x_ND = standardised_by_hand(features_ND, labels_N)
-    head = GdaSpec().fit(torch.tensor(features_ND), torch.tensor(labels_N), 3, 0.3)
+    spec = GdaSpec(class_weighting=weighting, beta=by_hand.BETA)  # type: ignore[arg-type]
+    head = spec.fit(torch.tensor(features_ND), torch.tensor(labels_N), 3, 0.3, tau=0.4)
+    problem = ByHand.of(features_ND, labels_N, weighting, None)
+    scores_NP = np.stack([problem.gda_scores(np.arange(60), x_D, 0.3) for x_D in problem.x_ND])
+    scores_NP -= 0.4 * problem.log_prior_P
     logits_NK = head.logits(torch.tensor(features_ND)).numpy()
-    scores_NP = np.stack(
-        [-0.5 * distances(x_ND, labels_N, x_D, np.arange(3), 0.3, image_weights(labels_N)) for x_D in x_ND]
-    )
     # A linear head drops the term that all classes share.
     np.testing.assert_allclose(logits_NK - logits_NK[:, :1], scores_NP - scores_NP[:, :1], atol=1e-9)
 
@@ -115,6 +95,20 @@ def test_fit_agrees_with_scikit_learn_without_shrinkage_on_balanced_classes() ->
     theirs = LinearDiscriminantAnalysis(solver="svd", priors=[1 / 3] * 3).fit(features_ND, labels_N)
     ours_N = almost_none.logits(torch.tensor(features_ND)).argmax(1).numpy()
     np.testing.assert_array_equal(ours_N, theirs.predict(features_ND))
+
+
+def test_minus_the_prior_is_scikit_learns_discriminant_with_the_natural_prior() -> None:
+    features_ND, labels_N = features_and_labels([40, 15, 5], 3)
+    # effective_number with beta 0 weighs all images alike; tau -1 gives the prior back.
+    spec = GdaSpec(class_weighting="effective_number", beta=0.0)
+    head = spec.fit(torch.tensor(features_ND), torch.tensor(labels_N), 3, 1e-10, tau=-1.0)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(features_ND, labels_N)
+    log_posterior_NK = torch.log_softmax(head.logits(torch.tensor(features_ND)) * (60 / 57), 1).numpy()
+    # Theirs divides the covariance by N, ours by N - P, so the distances (not the prior) differ by a factor.
+    prior_K = np.log(np.array([40, 15, 5]) / 60) * (60 / 57 - 1)
+    shifted_NK = log_posterior_NK - prior_K
+    shifted_NK -= np.log(np.exp(shifted_NK).sum(1, keepdims=True))
+    np.testing.assert_allclose(shifted_NK, theirs.predict_log_proba(features_ND), atol=1e-6)
 
 
 def test_classes_whose_images_are_all_alike_are_finite_and_right() -> None:

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
+import by_hand
 import numpy as np
 import pytest
 import torch
+from by_hand import ByHand, features_and_labels
 
 from nasimb.errors import DataError, WorkError
-from nasimb.heads import standardise as standardise_module
+from nasimb.heads import moments as moments_module
+from nasimb.heads.base import LeaveOneOut
 from nasimb.heads.ridge import RidgeSpec
-
-
-def features_and_labels(counts: list[int], dimension: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels_N = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    centres_KD = rng.normal(size=(len(counts), dimension))
-    features_ND = centres_KD[labels_N] + rng.normal(size=(len(labels_N), dimension)) * rng.uniform(0.3, 3, dimension)
-    return features_ND + rng.normal(size=dimension) * 5, labels_N
-
-
-def standardised_by_hand(features_ND: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    present = np.unique(labels_N)
-    weights_N = np.array([1 / (len(present) * (labels_N == label).sum()) for label in labels_N])
-    mean_D = weights_N @ features_ND
-    std_D = np.sqrt(weights_N @ (features_ND - mean_D) ** 2)
-    std_D[std_D < 1e-7 * np.abs(mean_D)] = 1.0
-    return (features_ND - mean_D) / std_D
-
-
-def refit(x_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray, total: int, penalty: float) -> np.ndarray:
-    """Coefficients (with a last row for the bias) of the weighted normal equations with a bias column."""
-    present = np.unique(labels_N)
-    design = np.hstack([x_ND, np.ones((len(x_ND), 1))])
-    targets = (labels_N[:, None] == present).astype(float)
-    ridge = penalty * total * np.diag([1.0] * x_ND.shape[1] + [0.0])
-    left = design.T @ (weights_N[:, None] * design) + ridge
-    return np.linalg.solve(left, design.T @ (weights_N[:, None] * targets))
-
 
 CASES = {
     "plain": ([20, 7, 3], 4),
@@ -47,6 +22,17 @@ CASES = {
 }
 
 
+def check_leave_one_out(
+    found: LeaveOneOut, problem: ByHand, *, tau: float = 0.0, adjustment_P: np.ndarray | float = 0.0
+) -> None:
+    predicted_N, loss = problem.expected(
+        lambda kept_N, query_D: problem.ridge_scores(kept_N, query_D, found.setting) - tau * adjustment_P,
+        by_hand.squared_error,
+    )
+    np.testing.assert_array_equal(found.predicted_N.numpy(), predicted_N)
+    assert found.balanced_loss == pytest.approx(loss, rel=1e-7)
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("penalty", [1e-3, 0.1, 3.0])
 def test_leave_one_out_equals_a_refit_without_each_image(case: str, penalty: float) -> None:
@@ -54,39 +40,64 @@ def test_leave_one_out_equals_a_refit_without_each_image(case: str, penalty: flo
     features_ND, labels_N = features_and_labels(counts, dimension)
     features_ND[:, 0] = 4.2  # a constant feature
     (found,) = RidgeSpec(grid=(penalty,)).score(torch.tensor(features_ND), torch.tensor(labels_N), len(counts))
-
-    x_ND, present = standardised_by_hand(features_ND, labels_N), np.unique(labels_N)
-    weights_N = np.array([len(labels_N) / (len(present) * counts[label]) for label in labels_N])
-    losses = {int(label): [] for label in present}
-    for i, label in enumerate(labels_N):
-        others = np.arange(len(labels_N)) != i
-        if counts[label] == 1:
-            assert found.predicted_N[i] == -1
-            continue
-        coefficients = refit(x_ND[others], labels_N[others], weights_N[others], len(labels_N), penalty)
-        scores_P = np.append(x_ND[i], 1.0) @ coefficients
-        assert found.predicted_N[i] == present[scores_P.argmax()]
-        losses[int(label)].append(((scores_P - (present == label)) ** 2).sum())
-    expected = np.mean([np.mean(values) for values in losses.values() if values])
-    assert found.balanced_loss == pytest.approx(expected, rel=1e-6)
+    check_leave_one_out(found, ByHand.of(features_ND, labels_N, "inverse_frequency", None))
 
 
-def test_fit_equals_the_normal_equations() -> None:
+@pytest.mark.parametrize("weighting", ["inverse_frequency", "inverse_sqrt", "effective_number"])
+@pytest.mark.parametrize("images_K", [None, [90, 7, 0, 3, 1]])
+def test_every_weighting_of_all_images_or_a_part_of_them(weighting: str, images_K: list[int] | None) -> None:
+    features_ND, labels_N = features_and_labels([15, 7, 0, 3, 1], 6)
+    spec = RidgeSpec(grid=(0.01, 0.3), class_weighting=weighting, beta=by_hand.BETA)  # type: ignore[arg-type]
+    whole_K = None if images_K is None else torch.tensor(images_K)
+    problem = ByHand.of(features_ND, labels_N, weighting, images_K)
+    for found in spec.score(torch.tensor(features_ND), torch.tensor(labels_N), 5, images_K=whole_K):
+        check_leave_one_out(found, problem)
+
+
+def test_logit_adjustment_lowers_the_scores_by_the_log_prior_over_the_number_of_classes() -> None:
+    features_ND, labels_N = features_and_labels([15, 7, 2], 3, seed=4)
+    spec = RidgeSpec(grid=(0.01, 0.3), taus=(0.0, 0.8, -0.5))
+    images_K = [70, 7, 2]
+    problem = ByHand.of(features_ND, labels_N, "inverse_frequency", images_K)
+    adjustment_P = (problem.log_prior_P - problem.log_prior_P.mean()) / 3
+    results = spec.score(torch.tensor(features_ND), torch.tensor(labels_N), 3, images_K=torch.tensor(images_K))
+    assert [(one.setting, one.tau) for one in results] == [(s, t) for s in spec.grid for t in spec.taus]
+    for found in results:
+        check_leave_one_out(found, problem, tau=found.tau, adjustment_P=adjustment_P)
+    assert not torch.equal(results[0].predicted_N, results[1].predicted_N)
+
+
+def test_the_fit_folds_the_adjustment_into_the_bias() -> None:
+    features_ND, labels_N = (torch.tensor(a) for a in features_and_labels([20, 0, 7, 3], 5))
+    plain = RidgeSpec().fit(features_ND, labels_N, 4, 0.05)
+    adjusted = RidgeSpec().fit(features_ND, labels_N, 4, 0.05, tau=1.5)
+    assert torch.equal(plain.weight_KD, adjusted.weight_KD)
+    log_prior_P = np.log(np.array([20, 7, 3]) / 30)
+    lowered_K = (plain.bias_K - adjusted.bias_K).numpy()
+    np.testing.assert_allclose(lowered_K[[0, 2, 3]], 1.5 * (log_prior_P - log_prior_P.mean()) / 3, atol=1e-12)
+    assert lowered_K[1] == 0.0
+
+
+@pytest.mark.parametrize("weighting", ["inverse_frequency", "inverse_sqrt", "effective_number"])
+def test_fit_equals_the_normal_equations(weighting: str) -> None:
     features_ND, labels_N = features_and_labels([20, 0, 7, 3], 5)
-    head = RidgeSpec().fit(torch.tensor(features_ND), torch.tensor(labels_N), 4, 0.05)
-    x_ND = standardised_by_hand(features_ND, labels_N)
-    weights_N = np.array([30 / (3 * (labels_N == label).sum()) for label in labels_N])
-    coefficients = refit(x_ND, labels_N, weights_N, 30, 0.05)
+    spec = RidgeSpec(class_weighting=weighting, beta=by_hand.BETA)  # type: ignore[arg-type]
+    head = spec.fit(torch.tensor(features_ND), torch.tensor(labels_N), 4, 0.05)
+    problem = ByHand.of(features_ND, labels_N, weighting, None)
+    expected_NP = np.stack([problem.ridge_scores(np.arange(30), x_D, 0.05) for x_D in problem.x_ND])
     logits_NK = head.logits(torch.tensor(features_ND)).numpy()
-    np.testing.assert_allclose(logits_NK[:, [0, 2, 3]], x_ND @ coefficients[:-1] + coefficients[-1], atol=1e-10)
+    np.testing.assert_allclose(logits_NK[:, [0, 2, 3]], expected_NP, atol=1e-10)
     assert (logits_NK[:, 1] < -1e8).all()
 
 
-def test_parts_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_and_groups_of_settings_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     features_ND, labels_N = (torch.tensor(a) for a in features_and_labels([40, 20, 9], 6))
-    whole = RidgeSpec().score(features_ND, labels_N, 3)
-    monkeypatch.setitem(standardise_module.PART_BYTES, "cpu", 7 * 8 * 6)  # seven images a part
-    parts = RidgeSpec().score(features_ND, labels_N, 3)
+    spec = RidgeSpec(taus=(0.0, 1.0))
+    whole = spec.score(features_ND, labels_N, 3)
+    monkeypatch.setattr(moments_module, "FEWEST_ROWS", 1)
+    monkeypatch.setattr("nasimb.heads.base.FEWEST_ROWS", 1)
+    monkeypatch.setitem(moments_module.PART_BYTES, "cpu", 7 * 8 * 6)  # seven images, two settings
+    parts = spec.score(features_ND, labels_N, 3)
     for a, b in zip(whole, parts, strict=True):
         assert torch.equal(a.predicted_N, b.predicted_N)
         assert a.balanced_loss == pytest.approx(b.balanced_loss, rel=1e-10)
@@ -103,3 +114,10 @@ def test_features_that_are_not_finite_never_score(bad: float) -> None:
 def test_one_class_is_not_enough() -> None:
     with pytest.raises(DataError, match="two classes"):
         RidgeSpec().fit(torch.randn(5, 3), torch.zeros(5, dtype=torch.int64), 2, 0.1)
+
+
+def test_features_are_not_changed() -> None:
+    features_ND, labels_N = (torch.tensor(a) for a in features_and_labels([9, 5], 3))
+    before_ND = features_ND.clone()
+    RidgeSpec().score(features_ND, labels_N, 2)
+    assert torch.equal(features_ND, before_ND)
