@@ -60,7 +60,7 @@ def by_folds(
     """
     spec = _spec(head, penalties, folds)
     if isinstance(spec, LogisticSpec):
-        found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed, deadline=_never(between))
+        found = spec.cross_validate(features_ND, labels_N, num_classes, seed=seed, between=between)
         counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
         results = [HeldOut(head, one.setting, one.predicted_N, one.balanced_loss) for one in found]
         for one in found:
@@ -69,12 +69,16 @@ def by_folds(
                 corrected = {**_options(head), **options}
                 results.append(HeldOut(corrected, one.setting, adjusted.predicted_N, adjusted.balanced_loss))
         return results
+    between()
     setting = _best_setting(spec, features_ND, labels_N, num_classes)
     fold_N = torch.from_numpy(stratified_folds(labels_N.cpu().numpy(), folds, seed))
     kept = [(fold_N != fold).nonzero().squeeze(1).to(features_ND.device) for fold in range(folds)]
-    heads = [spec.fit(features_ND[rows], labels_N[rows], num_classes, setting) for rows in kept]
-    found_N = out_of_fold(features_ND, labels_N, fold_N, heads)
-    return [HeldOut(head, setting, found_N.predicted_N, found_N.balanced_loss)]
+    heads = []
+    for rows in kept:
+        between()
+        heads.append(spec.fit(features_ND[rows], labels_N[rows], num_classes, setting))
+    left_out = out_of_fold(features_ND, labels_N, fold_N, heads)
+    return [HeldOut(head, setting, left_out.predicted_N, left_out.balanced_loss)]
 
 
 def by_holdout(
@@ -88,9 +92,7 @@ def by_holdout(
     spec = _spec(head, penalties, 2)
     counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
     results = []
-    for setting in spec.grid:
-        between()
-        fitted = spec.fit(features_ND, labels_N, num_classes, setting)
+    for fitted in _fits(spec, features_ND, labels_N, num_classes, between):
         corrections = _corrections(spec, counts_K) if isinstance(spec, LogisticSpec) else ()
         variants = [
             (head, fitted),
@@ -99,8 +101,21 @@ def by_holdout(
         for named, variant in variants:
             logits_MK = variant.logits(held_out_MD).cpu()
             loss = balanced_log_loss(logits_MK, held_out_labels_M.cpu())
-            results.append(HeldOut(named, setting, logits_MK.argmax(1), loss))
+            results.append(HeldOut(named, fitted.setting, logits_MK.argmax(1), loss))
     return results
+
+
+def _fits(
+    spec: ClosedFormSpec | LogisticSpec, features_ND: Tensor, labels_N: Tensor, num_classes: int,
+    between: Callable[[], None],
+) -> Iterator[Head]:  # fmt: skip
+    """The head at every setting."""
+    if isinstance(spec, LogisticSpec):
+        yield from spec.walk(features_ND, labels_N, num_classes, between)
+        return
+    for setting in spec.grid:
+        between()
+        yield spec.fit(features_ND, labels_N, num_classes, setting)
 
 
 def fit_head(
@@ -119,16 +134,6 @@ def fit_head(
     if options.get("posthoc") == "tau_normalisation":
         return tau_normalised(fitted, options["tau"])
     return fitted
-
-
-def _never(between: Callable[[], None]) -> Callable[[], bool]:
-    """A deadline that never comes, but is told of every fit."""
-
-    def over() -> bool:
-        between()
-        return False
-
-    return over
 
 
 def label(head: Named) -> str:

@@ -5,19 +5,29 @@ Shapes: N images, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt, SerializeAsAny, field_validator
 from torch import Tensor
 
+from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.folds import OutOfFold, out_of_fold, stratified_folds
 from nasimb.heads.head import Head
-from nasimb.heads.minimise import Solution, minimise, prepare
+from nasimb.heads.lbfgs import State
+from nasimb.heads.minimise import Prepared, Solution, Watch, minimise, prepare
 from nasimb.heads.standardise import standardise
 from nasimb.losses import BalancedSoftmaxSpec, LossSpec, parse_loss
 from nasimb.spec import Spec
+
+WHERE = "where"
+"""In a checkpoint: the penalty, as its position, and the stage of its minimisation."""
+
+Progress = Callable[[float, float], None]
+"""(share of all iterations that may be needed, objective); many fits end long before the last."""
 
 
 class LogisticSpec(Spec):
@@ -29,8 +39,9 @@ class LogisticSpec(Spec):
             cosine head, which has the one setting 0.
         folds: of `cross_validate`.
         max_iterations: of L-BFGS, over all phases of the loss. Bounds the time of many classes under a small penalty.
-        tolerance: relative decrease of the objective, an iteration, below which L-BFGS stops. By the default the
-            balanced accuracy of CIFAR-10-LT and plankton features has long settled; 1e-12 goes on to the optimum.
+        tolerance: share of the objective by which it may exceed its minimum, as far as the gradient and the curvature
+            tell, when L-BFGS stops. By the default the balanced accuracy of CIFAR-10-LT and plankton features has long
+            settled; 1e-12 goes on to the optimum, in float64.
     """
 
     loss: SerializeAsAny[LossSpec] = BalancedSoftmaxSpec()
@@ -56,20 +67,48 @@ class LogisticSpec(Spec):
         """Settings that `cross_validate` tries, from the largest penalty (where the next may start) to the smallest."""
         return (0.0,) if self.loss.cosine else tuple(sorted(set(self.penalties), reverse=True))
 
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
+    def fit(
+        self,
+        features_ND: Tensor,
+        labels_N: Tensor,
+        num_classes: int,
+        setting: float,
+        *,
+        checkpoint: Checkpoint | None = None,
+        progress: Progress = lambda share, objective: None,
+    ) -> Head:
         """The head fitted to all images with the penalty `setting`, reached from the larger ones of `grid`.
 
         The way there is the one that `cross_validate` goes: L-BFGS stops early, so another start is another head.
 
+        Args:
+            features_ND: of any float type; may lie in a memory map (`nasimb.heads.features.mapped`), which is read a
+                part at a time.
+            checkpoint: saves the fit now and then; one that was interrupted goes on to the very same head.
+            progress: called after every iteration.
+
         Raises:
             WorkError: a feature is not finite.
             DataError: fewer than two classes have images.
+            ResumeError: the checkpoint is of another fit.
         """
-        larger = [penalty for penalty in self.grid if penalty > setting]
-        start: Solution | None = None
-        for penalty in (*larger, setting):
-            head, start = self._fit(features_ND, labels_N, num_classes, penalty, start)
+        larger = () if self.loss.cosine else tuple(penalty for penalty in self.grid if penalty > setting)
+        walk = _Walk.of(self, features_ND, labels_N, num_classes, (*larger, 0.0 if self.loss.cosine else setting))
+        for head in walk.heads(checkpoint=checkpoint, progress=progress):  # noqa: B007  # the last is the one asked for
+            pass
         return head
+
+    def walk(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, between: Callable[[], None] = lambda: None
+    ) -> Iterator[Head]:
+        """The heads of `fit` at every setting of `grid`, each warm-started from the one before.
+
+        Args:
+            between: called before every setting; what it raises ends the walk.
+
+        Raises: as `fit`.
+        """
+        return _Walk.of(self, features_ND, labels_N, num_classes, self.grid).heads(between=between)
 
     def cross_validate(
         self,
@@ -78,44 +117,96 @@ class LogisticSpec(Spec):
         num_classes: int,
         *,
         seed: int,
-        deadline: Callable[[], bool] = lambda: False,
+        between: Callable[[], None] = lambda: None,
     ) -> list[OutOfFold]:
         """Out-of-fold predictions for every setting of `grid`.
 
         Args:
             seed: of the folds.
-            deadline: asked before every fit; once true, the settings finished so far are returned (perhaps none).
+            between: called before every fit; what it raises ends them.
 
         Raises: as `fit`.
         """
         fold_N = torch.from_numpy(stratified_folds(labels_N.cpu().numpy(), self.folds, seed))
         labels_N = labels_N.to(features_ND.device)
-        kept = [(fold_N != fold).nonzero().squeeze(1).to(features_ND.device) for fold in range(self.folds)]
-        starts: list[Solution | None] = [None] * self.folds
-        finished: list[OutOfFold] = []
-        for setting in self.grid:
-            heads = []
-            for fold, positions in enumerate(kept):
-                if deadline():
-                    return finished
-                images_MD, labels_M = features_ND[positions], labels_N[positions]
-                head, starts[fold] = self._fit(images_MD, labels_M, num_classes, setting, starts[fold])
-                heads.append(head)
-            finished.append(out_of_fold(features_ND, labels_N, fold_N, heads))
-        return finished
+        heads_F: list[list[Head]] = []
+        for fold in range(self.folds):
+            kept = (fold_N != fold).nonzero().squeeze(1).to(features_ND.device)
+            heads_F.append(list(self.walk(features_ND[kept], labels_N[kept], num_classes, between)))
+        return [out_of_fold(features_ND, labels_N, fold_N, heads) for heads in zip(*heads_F, strict=True)]
 
-    def _fit(
-        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float, start: Solution | None
-    ) -> tuple[Head, Solution]:
-        if self.loss.cosine:
-            penalty = 0.0
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """One set of images, and the penalties from the largest to the smallest."""
+
+    spec: LogisticSpec
+    prepared: Prepared
+    penalties: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, spec: LogisticSpec, features_ND: Tensor, labels_N: Tensor, num_classes: int, penalties: tuple[float, ...]
+    ) -> _Walk:
         problem = standardise(features_ND, labels_N, num_classes)
-        prepared = prepare(problem, cosine=self.loss.cosine)
-        phases = self.loss.phases(problem.counts_P)
-        solution = minimise(
-            prepared, phases, penalty, max_iterations=self.max_iterations, tolerance=self.tolerance, start=start
-        )
-        head = Head.from_standardised(
-            solution.weight_PD, solution.bias_P, problem, name=self.name, setting=penalty, scale=self.loss.cosine_scale
-        )
-        return head, solution
+        return cls(spec, prepare(problem, cosine=spec.loss.cosine), penalties)
+
+    def heads(
+        self,
+        *,
+        between: Callable[[], None] = lambda: None,
+        checkpoint: Checkpoint | None = None,
+        progress: Progress = lambda share, objective: None,
+    ) -> Iterator[Head]:
+        spec, problem = self.spec, self.prepared.problem
+        reached, resumed = (0, None) if checkpoint is None else self._resumed(checkpoint)
+        solution: Solution | None = None
+        for position in range(reached, len(self.penalties)):
+            between()
+            solution = minimise(
+                self.prepared,
+                spec.loss.phases(problem.counts_P),
+                self.penalties[position],
+                max_iterations=spec.max_iterations,
+                tolerance=spec.tolerance,
+                start=solution,
+                resumed=resumed,
+                watch=self._watch(position, checkpoint, progress),
+            )
+            resumed = None
+            yield Head.from_standardised(
+                solution.weight_PD,
+                solution.bias_P,
+                problem,
+                name=spec.name,
+                setting=self.penalties[position],
+                scale=spec.loss.cosine_scale,
+            )
+        if checkpoint is not None:
+            checkpoint.remove()
+
+    def _watch(self, position: int, checkpoint: Checkpoint | None, progress: Progress) -> Watch:
+        """What follows an iteration under one penalty."""
+
+        def watch(stage: int, state: State, share: float) -> None:
+            if checkpoint is not None:
+                where = torch.tensor([position, stage])
+                checkpoint.offer(self._identity(), lambda: {WHERE: where, **state.tensors()})
+            progress((position + share) / len(self.penalties), state.at.value)
+
+        return watch
+
+    def _resumed(self, checkpoint: Checkpoint) -> tuple[int, tuple[int, State] | None]:
+        """Where in the penalties, at which stage and with which state."""
+        tensors = checkpoint.load(self._identity())
+        if tensors is None:
+            return 0, None
+        position, stage = tensors.pop(WHERE).tolist()
+        return position, (stage, State.from_tensors(tensors, self.prepared.rotation_DD.device))
+
+    def _identity(self) -> dict[str, Any]:
+        problem = self.prepared.problem
+        digest = sha256()
+        for tensor in (problem.positions_N, problem.mean_D, problem.std_D, problem.means_PD):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return {"head": self.spec.model_dump(mode="json"), "penalties": self.penalties, "data": digest.hexdigest()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from nasimb.errors import InputError, WorkError
+from nasimb.errors import InputError, ResumeError, WorkError
+from nasimb.heads import minimise as minimise_module
 from nasimb.heads import standardise as standardise_module
+from nasimb.heads.checkpoint import Checkpoint
+from nasimb.heads.features import mapped
 from nasimb.heads.head import CosineHead
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.minimise import minimise, prepare
@@ -182,13 +187,108 @@ def test_out_of_fold_loss_is_the_mean_over_classes() -> None:
     assert one.balanced_loss == pytest.approx(np.mean([np.mean(values) for values in losses.values()]))
 
 
-def test_a_deadline_returns_what_is_finished() -> None:
+def test_what_comes_between_fits_ends_them() -> None:
     features_ND, labels_N = features_and_labels([20, 8])
-    calls = iter(range(100))
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise TimeoutError
+
     spec = LogisticSpec(loss="cross_entropy", penalties=(1.0, 0.1, 0.01), folds=2)  # type: ignore[arg-type]
-    found = spec.cross_validate(features_ND, labels_N, 2, seed=0, deadline=lambda: next(calls) >= 5)
-    assert [one.setting for one in found] == [1.0, 0.1]
-    assert spec.cross_validate(features_ND, labels_N, 2, seed=0, deadline=lambda: True) == []
+    assert len(spec.cross_validate(features_ND, labels_N, 2, seed=0)) == 3
+    with pytest.raises(TimeoutError):
+        spec.cross_validate(features_ND, labels_N, 2, seed=0, between=between)
+
+
+@pytest.mark.parametrize("loss", ["balanced_softmax", "deferred", "ldam"])
+@pytest.mark.parametrize("stop", [1, 9, 23])
+@pytest.mark.parametrize("tolerance", [0.0, 3e-5])
+def test_an_interrupted_fit_goes_on_to_the_same_head(loss: str, stop: int, tolerance: float, tmp_path: Path) -> None:
+    features_ND, labels_N = features_and_labels(COUNTS)
+    spec = LogisticSpec(loss=loss, max_iterations=12, tolerance=tolerance)  # type: ignore[arg-type]
+    whole = spec.fit(features_ND, labels_N, 4, 1e-4)
+    seen: list[float] = []
+
+    def progress(share: float, objective: float) -> None:
+        seen.append(share)
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "head.safetensors"
+    try:
+        spec.fit(features_ND, labels_N, 4, 1e-4, checkpoint=Checkpoint(path, every_seconds=0.0), progress=progress)
+    except KeyboardInterrupt:
+        assert path.exists()
+    shares: list[float] = []
+    head = spec.fit(
+        features_ND, labels_N, 4, 1e-4, checkpoint=Checkpoint(path, every_seconds=0.0),
+        progress=lambda share, objective: shares.append(share),
+    )  # fmt: skip
+    assert torch.equal(head.weight_KD, whole.weight_KD)
+    assert torch.equal(head.bias_K, whole.bias_K)
+    assert not path.exists()
+    assert len(seen) < stop or shares[0] >= seen[-1]
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1.0
+
+
+def test_a_checkpoint_is_continued_by_its_own_fit_only(tmp_path: Path) -> None:
+    features_ND, labels_N = features_and_labels(COUNTS)
+    spec, path = LogisticSpec(), tmp_path / "head.safetensors"
+
+    def stop(share: float, objective: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spec.fit(features_ND, labels_N, 4, 0.1, checkpoint=Checkpoint(path, 0.0), progress=stop)
+    for other, features in ((spec, features_ND * 2), (LogisticSpec(max_iterations=7), features_ND)):
+        with pytest.raises(ResumeError, match="its own"):
+            other.fit(features, labels_N, 4, 0.1, checkpoint=Checkpoint(path, 0.0))
+    path.write_bytes(b"broken")
+    with pytest.raises(ResumeError, match="readable"):
+        spec.fit(features_ND, labels_N, 4, 0.1, checkpoint=Checkpoint(path, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_features_may_lie_in_a_file(dtype: torch.dtype, tmp_path: Path) -> None:
+    features_ND, labels_N = features_and_labels(COUNTS)
+    features_ND = features_ND.to(dtype)
+    path = tmp_path / "features"
+    features_ND.numpy().tofile(path)
+    from_file = mapped(path, len(labels_N), 6, dtype)
+    expected, found = (LogisticSpec().fit(one, labels_N, 4, 0.01) for one in (features_ND, from_file))
+    assert torch.equal(expected.weight_KD, found.weight_KD)
+    for wrong in ((path, 7), (tmp_path / "none", 6)):
+        with pytest.raises(InputError, match="features must have"):
+            mapped(wrong[0], len(labels_N), wrong[1], dtype)
+
+
+def test_features_too_large_to_keep_give_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = features_and_labels(COUNTS)
+    for loss in ("balanced_softmax", "ldam"):
+        spec = LogisticSpec(loss=loss)  # type: ignore[arg-type]
+        kept = spec.fit(features_ND, labels_N, 4, 0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(minimise_module, "KEPT_BYTES", 0)
+            assert prepare(standardise(features_ND, labels_N, 4), cosine=False).kept_ND is None
+            again = spec.fit(features_ND, labels_N, 4, 0.01)
+        torch.testing.assert_close(again.weight_KD, kept.weight_KD)
+
+
+@pytest.mark.parametrize("loss", ["inverse_frequency", "balanced_softmax"])
+@pytest.mark.parametrize("penalty", [1e-5, 1e-3])
+def test_the_objective_is_within_the_tolerance_of_the_minimum(loss: str, penalty: float) -> None:
+    features_ND, labels_N = features_and_labels([300, 80, 20, 8], dimension=20, seed=3)
+    problem = standardise(features_ND, labels_N, 4)
+    prepared, phases = prepare(problem, cosine=False), parse_loss(loss).phases(problem.counts_P)
+    least = minimise(prepared, phases, penalty, max_iterations=3000, tolerance=1e-13).objective
+    for tolerance in (1e-3, 1e-5):
+        found = minimise(prepared, phases, penalty, max_iterations=3000, tolerance=tolerance)
+        assert least <= found.objective * (1 + 1e-9)
+        assert found.objective <= least * (1 + 10 * tolerance)
 
 
 def test_wrong_input_gets_a_sentence() -> None:
