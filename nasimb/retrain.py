@@ -21,16 +21,15 @@ from nasimb.errors import DataError, InputError, unknown_name
 from nasimb.evaluate import Tested, assess, predict_test
 from nasimb.export import Model, load, save
 from nasimb.heads import HEADS, Head
-from nasimb.heads.compare import HeldOut, Named, by_folds, fit_head
+from nasimb.heads.compare import HeldOut, Named, by_folds
 from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
+from nasimb.phases.comparison import FOLDS, PENALTIES, PLAIN
+from nasimb.phases.crops import Crops
 from nasimb.phases.supernet import CALIBRATION_FILE
 from nasimb.rundir import RunDir
 from nasimb.supernet.checkpoint import read_tensors
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-FOLDS = 5
-PLAIN = "cross_entropy"
 BATCH_SIZE = 512
 
 
@@ -45,6 +44,7 @@ def retrain_head(
     out: Path | None = None,
     device: torch.device,
     skip_bad_images: bool = False,
+    crops: int = 1,
 ) -> dict[str, Any]:
     """Fit a new head for new (long-tailed) images and say what that changed.
 
@@ -53,6 +53,7 @@ def retrain_head(
         data: the new images, as `parse_dataset` takes them; their classes need not be the old ones.
         loss: of the reweighted head, or a closed-form head's name. Its penalty is chosen by stratified folds.
         out: folder of the new model; None is the next free `source/heads/NUMBER`. Never overwrites.
+        crops: of every image, that the plain and the new head are fitted to once their penalties are chosen.
 
     Returns:
         "before" (the old head; it can only name classes it knows), "plain_head" and "after": the "test" part of
@@ -77,10 +78,15 @@ def retrain_head(
     target, test = task.target, task.test
     seen_notes = _check_unseen(source, test)
     saved = _free_folder(source, out)
-    features_ND = _features(old, target, device)
-    heads = {name: _fitted(head, features_ND, target, seed) for name, head in (("plain_head", PLAIN), ("after", loss))}
+    alone_ND = _features(old, target, device)
+    views = Crops(crops, task.flip, seed).fitting(*alone_ND.shape)
+    features_ND = views.features(
+        lambda images: alone_ND if images is target else _features(old, images, device), target
+    )
+    wanted = (("plain_head", PLAIN), ("after", loss))
+    heads = {name: _fitted(head, features_ND, target, views, seed) for name, head in wanted}
     results = _tested(old, heads, test, target.class_counts_K.numpy(), device, seed)
-    _save(old, heads["after"], target, results["after"], saved)
+    _save(old, heads["after"], target, results["after"], saved, views.count)
     known = [name for name in target.classes if name in old.classes]
     return {
         **{name: tested.to_dict() for name, tested in results.items()},
@@ -91,7 +97,13 @@ def retrain_head(
         "known_before": known,
         "class_counts": target.class_counts_K.tolist(),
         "test_images": len(test),
-        "notes": [*task.notes, *seen_notes, f"The old head knows {len(known)} of the {len(target.classes)} classes."],
+        "crops": views.count,
+        "notes": [
+            *task.notes,
+            *seen_notes,
+            *views.notes(crops),
+            f"The old head knows {len(known)} of the {len(target.classes)} classes.",
+        ],
         "saved": str(saved),
     }
 
@@ -179,10 +191,15 @@ def _renumbered(old: Model, predicted_N: np.ndarray, test: ImageSet) -> np.ndarr
     return np.array([number.get(name, other) for name, other in zip(names, wrong, strict=True)])
 
 
-def _fitted(head: Named, features_ND: Tensor, target: ImageSet, seed: int) -> Head:
-    """The head with the setting that does best out of fold (ties by its loss), fitted to every image."""
+def _fitted(head: Named, features_ND: Tensor, target: ImageSet, crops: Crops, seed: int) -> Head:
+    """The head with the setting that does best out of fold (ties by its loss), fitted to every crop of every image.
+
+    Folds see the images alone: two crops of one image on both sides of a fold would tell its label.
+    """
     labels_N = target.labels_N.to(features_ND.device)
-    found = by_folds(head, features_ND, labels_N, target.num_classes, penalties=PENALTIES, folds=FOLDS, seed=seed)
+    found = by_folds(
+        head, features_ND[: len(target)], labels_N, target.num_classes, penalties=PENALTIES, folds=FOLDS, seed=seed
+    )
     plain = [one for one in found if one.head == head]
     counts_K = target.class_counts_K
 
@@ -190,17 +207,17 @@ def _fitted(head: Named, features_ND: Tensor, target: ImageSet, seed: int) -> He
         return measure(one.predicted_M, target.labels_N, counts_K).balanced_accuracy, -one.balanced_loss
 
     best = max(plain, key=merit)
-    return fit_head(head, features_ND, labels_N, target.num_classes, best.setting, PENALTIES)
+    return crops.fit(head, features_ND, labels_N, target.num_classes, best.setting, PENALTIES)
 
 
-def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path) -> None:
+def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path, crops: int) -> None:
     macs, params = macs_and_params(old.description.space, old.description.subnet, old.description.channels)
     macs, params = macs + head.weight_KD.numel(), params + head.weight_KD.numel() + head.bias_K.numel()
     description = replace(
         old.description,
         classes=target.classes,
         class_counts_K=tuple(target.class_counts_K.tolist()),
-        head={"name": head.name, "setting": head.setting},
+        head={"name": head.name, "setting": head.setting, "crops": crops},
         metrics={"test": after.to_dict(), "cost": {"macs": macs, "params": params}},
         provenance={**old.description.provenance, "head_data": target.fingerprint()},
     )

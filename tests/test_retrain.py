@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tiny_run import DATA
 
 import nasimb.evaluate
+import nasimb.retrain
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import DataError, InputError
@@ -205,3 +206,21 @@ def test_the_table_shows_points_and_leaves_empty_groups_out() -> None:
     table = head_table({"before": entry, "plain_head": entry, "after": entry, "loss": "ldam"})
     assert table.columns.tolist() == ["head", "balanced accuracy", "few"]
     assert table.iloc[2].tolist() == ["new head, ldam", "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]"]
+
+
+def test_crops_are_for_the_last_fit_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen_on = []
+    original = nasimb.retrain.by_folds
+
+    def watching(head: Any, features_ND: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        chosen_on.append(len(features_ND))
+        return original(head, features_ND, *arguments, **options)
+
+    monkeypatch.setattr(nasimb.retrain, "by_folds", watching)
+    alone = retrain_head(run, "digits:5-9", device=CPU)
+    result = retrain_head(run, "digits:5-9", crops=3, device=CPU)
+    assert chosen_on == [sum(result["class_counts"])] * 4
+    assert (alone["crops"], result["crops"], alone["setting"]) == (1, 3, result["setting"])
+    heads = [load(Path(one["saved"])).head.state_dict() for one in (alone, result)]
+    assert any(not torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
+    assert load(Path(result["saved"])).description.head["crops"] == 3

@@ -50,7 +50,7 @@ def build(
     """
     candidate, supernet = choice.candidate, scoring.supernet
     statistics = statistics_of(scoring, candidate)
-    features_ND = work.features(candidate, target, statistics)
+    features_ND = work.features_to_fit(candidate, target, statistics)
     head = work.fit(choice, features_ND, target.labels_N.to(scoring.device))
     macs, params = scoring.cost_of(candidate.subnet)
     description = Description(
@@ -61,7 +61,7 @@ def build(
         space=supernet.space,
         subnet=candidate.subnet,
         calibration=candidate.calibration,
-        head={"name": label(choice.head), "setting": head.setting},
+        head={"name": label(choice.head), "setting": head.setting, "crops": work.crops.count},
         metrics={"validation": {**choice.metrics, "estimator": choice.estimator}},
         provenance=dict(provenance),
     )
@@ -82,7 +82,7 @@ def evaluate_models(
     """
     finalists: dict[str, Finalist] = {}
     latencies: dict[Subnet, float] = {}
-    for number, (role, choice) in enumerate(choices.items()):
+    for number, (role, choice) in enumerate(_by_candidate(choices)):
         subnet = choice.candidate.subnet
         known = latencies.get(subnet)
         finalists[role] = build(scoring, work, choice, task.target, provenance, latency_seconds=known)
@@ -92,7 +92,7 @@ def evaluate_models(
             finalists[role] = replace(finalists[role], model=load(session.run.best).to(scoring.device))
         session.tick(PHASE, (number + 1) / (2 * len(choices)), f"{role} fitted")
     tested = _tested(session, scoring, finalists, task, seed)
-    entries = {role: _entry(finalist, tested[role]) for role, finalist in finalists.items()}
+    entries = {role: _entry(finalists[role], tested[role]) for role in choices}
     counts_K = task.target.class_counts_K.numpy()
     for role in entries:
         if role != "winner":
@@ -102,6 +102,12 @@ def evaluate_models(
     finalists["winner"].model.description.metrics.update(test=winner["test"], cost=winner["cost"])
     save(finalists["winner"].model, session.run.best)
     return {"winner": winner, "baselines": entries}
+
+
+def _by_candidate(choices: Mapping[str, Choice]) -> list[tuple[str, Choice]]:
+    """Roles of one candidate one after the other, so that its crops are made once; the winner comes first."""
+    order = list(dict.fromkeys(choice.candidate for choice in choices.values()))
+    return sorted(choices.items(), key=lambda item: order.index(item[1].candidate))
 
 
 def _tested(

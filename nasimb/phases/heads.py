@@ -7,9 +7,10 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
@@ -19,6 +20,10 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import SHOWN, Choice, merit
+from nasimb.phases.comparison import PLAIN as PLAIN
+from nasimb.phases.comparison import Comparison as Comparison
+from nasimb.phases.crops import Crops
+from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.search.candidate import FAILURES, Scoring, features_of, statistics_of
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
@@ -27,49 +32,20 @@ from nasimb.session import Session
 T = TypeVar("T")
 
 FILE = "heads.jsonl"
-PLAIN = "cross_entropy"
 PHASE = "head"
 BASELINES = ("smallest", "random")
 """Compared besides the finalists; the largest is compared before the search begins."""
-MODELS = 5
-LARGE_MODELS = 3.25
-"""Subnets to be tested, in units of the largest: it, the winner, the best of random, and the smallest."""
+MODELS, SUBNETS = 5, 4
+"""Heads to be fitted for the test, and subnets to be timed: the largest comes with two heads."""
 KEPT_MIB = 512
-LARGE_PROBLEM = 10**8
-"""Images x features x classes from which one logistic fit takes seconds on a CPU."""
-LARGE_FOLDS, LARGE_PENALTIES = 3, (1e-3, 1e-4)
-SMALL_FOLDS, SMALL_PENALTIES = 5, (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-TIMING_SECONDS = 0.4
+TIMING_SECONDS = 0.25
+TYPICAL_SUBNETS = 32
+"""Sampled to know what a candidate costs on average, against the largest."""
 START_SECONDS = 0.5
 MARGIN = 1.2
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search."""
 FIRST_TRIALS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """How heads are compared.
-
-    Attributes:
-        heads: tried on every finalist.
-        count: how many of the best candidates are finalists.
-        folds: stratified; not used where there is a hold-out. None: 5, or 3 for a large problem.
-        penalties: of the logistic head. None: five from 0.1 to 1e-5, or two for a large problem.
-        seed: of the folds.
-    """
-
-    heads: tuple[Named, ...]
-    count: int
-    folds: int | None
-    penalties: tuple[float, ...] | None
-    seed: int
-
-    def sized(self, numbers: int) -> Comparison:
-        """The same with folds and penalties for a problem of so many images x features x classes."""
-        large = numbers > LARGE_PROBLEM
-        folds, penalties = (LARGE_FOLDS, LARGE_PENALTIES) if large else (SMALL_FOLDS, SMALL_PENALTIES)
-        return replace(self, folds=self.folds or folds, penalties=self.penalties or penalties)
 
 
 class HeadWork:
@@ -79,16 +55,22 @@ class HeadWork:
         session: where they are written and charged.
         scoring: how features are made.
         num_test: images of the test split, which the evaluate phase has to afford.
+        flip: whether a mirrored image keeps its label.
     """
 
-    def __init__(self, session: Session, scoring: Scoring, comparison: Comparison, *, num_test: int) -> None:
+    def __init__(
+        self, session: Session, scoring: Scoring, comparison: Comparison, *, num_test: int, flip: bool = False
+    ) -> None:
         largest = scoring.supernet.feature_dim(scoring.supernet.space.largest())
         numbers = len(scoring.fitted) * largest * scoring.fitted.num_classes
         self.session, self.scoring, self.comparison = session, scoring, comparison.sized(numbers)
         assert self.comparison.folds is not None
         assert self.comparison.penalties is not None
         self._folds, self._penalties = self.comparison.folds, self.comparison.penalties
-        self._num_test = num_test
+        self._num_test, self._num_target = num_test, int(scoring.class_counts_K.sum())
+        self.crops = Crops(comparison.crops, flip, comparison.seed).fitting(self._num_target, largest)
+        for note in self.crops.notes(comparison.crops):
+            session.watcher.say(note)
         self._done: dict[tuple[Candidate, str], list[Choice]] = {}
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
@@ -97,6 +79,7 @@ class HeadWork:
         self._fit_seconds: dict[str, float] = {}
         self._most_seconds = 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
+        self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
 
     def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
@@ -110,6 +93,19 @@ class HeadWork:
                 return features_ND
             self._kept[key] = features_ND
         return self._kept[key]
+
+    def features_to_fit(self, candidate: Candidate, target: ImageSet, statistics: Statistics) -> Tensor:
+        """Features of every crop of the target's images, as `fit` takes them; kept for one candidate at a time."""
+        if self._refit is None or self._refit[0] != candidate:
+
+            def features(images: ImageSet) -> Tensor:
+                if images is target:
+                    return self.features(candidate, images, statistics)
+                return features_of(self.scoring, candidate, statistics, images)
+
+            self._refit = None  # freed before its successor is made
+            self._refit = candidate, self.crops.features(features, target)
+        return self._refit[1]
 
     def measure_largest(self, candidate: Candidate) -> None:
         """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most.
@@ -126,7 +122,7 @@ class HeadWork:
         except FAILURES as error:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
-        self._try(candidate, heads, max(reserve_seconds, self.evaluate_seconds()), 0.0, features)
+        self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
         if limit is not None:
             # Heads have something to choose from only if the search has at least as long.
             self._most_seconds = min(
@@ -134,13 +130,22 @@ class HeadWork:
             )
 
     def evaluate_seconds(self) -> float:
-        """What the evaluate phase needs: each model with a fit and a timing, each subnet with its test features."""
-        # Features of the target are kept by the comparison, unless it uses a part of it, or has no time.
-        again = 0 if self._done and self.scoring.validation is None else len(self.scoring.fitted)
-        features_seconds = self._calibrate_seconds + (self._num_test + again) * self._image_seconds
-        fit_seconds = max(self._fit_seconds.values(), default=0.0)
-        work_seconds = LARGE_MODELS * features_seconds + MODELS * (fit_seconds + TIMING_SECONDS)
+        """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images."""
+        images = self._num_test + self._passed_again + (self.crops.count - 1) * self._num_target
+        features_seconds = self._calibrate_seconds + images * self._image_seconds
+        fit_seconds = self.crops.count * max(self._fit_seconds.values(), default=0.0)
+        work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
         return MARGIN * work_seconds + START_SECONDS
+
+    @property
+    def _passed_again(self) -> int:
+        """Target images that pass through a tested subnet once more: none if the comparison kept their features.
+
+        It did not where it used a part of them or had no time, where memory ran out, or before the process was killed.
+        """
+        compared = {candidate for candidate, _ in self._done}
+        kept = all((candidate, id(self.scoring.fitted)) in self._kept for candidate in compared)
+        return 0 if compared and kept and self.scoring.validation is None else self._num_target
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
@@ -152,8 +157,17 @@ class HeadWork:
         if finished < FIRST_TRIALS:
             return self.evaluate_seconds()
         candidates = self.comparison.count + len(BASELINES)
-        seconds = self._features_seconds() + sum(self._expected_seconds(head) for head in self.comparison.heads)
+        # Fits cost much the same for all; features of the largest are at hand, those of others cost less.
+        fit_seconds = sum(self._expected_seconds(head) for head in self.comparison.heads)
+        seconds = self._typical_share * self._features_seconds() + fit_seconds
         return min(MARGIN * candidates * seconds, self._most_seconds) + self.evaluate_seconds()
+
+    @cached_property
+    def _typical_share(self) -> float:
+        """MACs of an average subnet, in units of the largest."""
+        space, rng = self.scoring.supernet.space, np.random.default_rng(0)
+        macs = [self.scoring.cost_of(space.sample(rng))[0] for _ in range(TYPICAL_SUBNETS)]
+        return sum(macs) / len(macs) / self.scoring.cost_of(space.largest())[0]
 
     def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
@@ -181,24 +195,28 @@ class HeadWork:
 
     def _compare_finalists(self, within: list[Trial], baselines: list[Trial]) -> list[Trial]:
         """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones."""
-        count, reserve_seconds = self.comparison.count, self.evaluate_seconds()
+        count = self.comparison.count
         finalists = within[:count]
         order = _distinct([within[0], *baselines, *finalists[1:]])
         for number, trial in enumerate(order):
-            self._try(trial.candidate, self.comparison.heads, reserve_seconds, number / len(order))
+            self._try(trial.candidate, self.comparison.heads, number / len(order))
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
-            if not self._try(trial.candidate, self.comparison.heads, reserve_seconds, 1.0):
+            if not self._try(trial.candidate, self.comparison.heads, 1.0):
                 break
             finalists.append(trial)
         return finalists
 
     def fit(self, choice: Choice, features_ND: Tensor, labels_N: Tensor) -> Head:
-        """The chosen head, fitted to all of these images."""
-        return fit_head(
-            choice.head, features_ND, labels_N, self.scoring.fitted.num_classes, choice.setting, self._penalties
-        )
+        """The chosen head, fitted to all of these images.
+
+        Args:
+            features_ND: as `features_to_fit` gives them.
+            labels_N: of the images, each once.
+        """
+        num_classes = self.scoring.fitted.num_classes
+        return self.crops.fit(choice.head, features_ND, labels_N, num_classes, choice.setting, self._penalties)
 
     def _tried(self, candidate: Candidate) -> list[Choice]:
         """The best of every head that has been compared for a candidate; the plain head is no choice of its own."""
@@ -225,17 +243,20 @@ class HeadWork:
         self,
         candidate: Candidate,
         heads: Sequence[Named],
-        reserve_seconds: float,
         done: float,
         features: tuple[Tensor, Tensor | None] | None = None,
+        keep_seconds: float = 0.0,
     ) -> bool:
-        """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit."""
+        """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.
+
+        What the evaluate phase needs is kept from it, or `keep_seconds` if that is more.
+        """
         everything = True
         for head in heads:
             if (candidate, repr(head)) in self._done:
                 continue
             expected = self._expected_seconds(head) + (self._features_seconds() if features is None else 0.0)
-            if expected > self.session.ledger.remaining() - reserve_seconds:
+            if expected > self.session.ledger.remaining() - max(keep_seconds, self.evaluate_seconds()):
                 everything = False
                 continue
             try:

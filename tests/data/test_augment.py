@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasimb.data.augment import augment
+from nasimb.data.augment import augment, augmented
+from nasimb.data.base import ImageSet
+from nasimb.data.store import TensorStore
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -55,3 +57,34 @@ def test_the_generator_alone_decides():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_sees_the_same_augmentation():
     assert torch.equal(augment(images().cuda(), seeded(), True, 2).cpu(), augment(images(), seeded(), True, 2))
+
+
+def image_set(num_images: int = 12) -> ImageSet:
+    store = TensorStore(images(num_images, 1, 6, 6), [("image ", num_images)])
+    kept = torch.tensor([8, 3, 3, 0, 11])
+    return ImageSet(store, kept, torch.zeros(5, dtype=torch.int64), ("a", "b"))
+
+
+def test_an_augmented_set_does_not_depend_on_the_order_it_is_read_in():
+    moved = augmented(image_set(), seeded(), True, 2)
+    whole = {}
+    for batch_size in (1, 2, 5):
+        for order in (None, torch.tensor([4, 2, 0, 1, 3])):
+            for found, positions in moved.batches(batch_size, torch.device("cpu"), order):
+                for image, position in zip(found, positions.tolist(), strict=True):
+                    assert torch.equal(image, whole.setdefault(position, image))
+    assert torch.equal(whole[1], whole[2]), "one image of the store is moved in one way"
+    assert torch.equal(
+        moved.store.read(moved.indices_N, torch.device("cpu")), torch.stack([whole[p] for p in range(5)])
+    )
+
+
+def test_an_augmented_set_holds_what_augment_would_show():
+    before = image_set()
+    moved = augmented(before, seeded(), True, 2)
+    everything = torch.arange(12)
+    shown = augment(before.store.read(everything, torch.device("cpu")), seeded(), True, 2)
+    assert torch.equal(moved.store.read(everything, torch.device("cpu")), shown)
+    assert torch.equal(before.labels_N, moved.labels_N)
+    assert (moved.classes, moved.name(1), moved.hashes()) == (before.classes, before.name(1), before.hashes())
+    assert (moved.size, moved.channels, len(moved.store)) == (6, 1, 12)

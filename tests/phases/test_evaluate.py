@@ -13,6 +13,7 @@ import nasimb.phases.evaluate as phase
 from nasimb.errors import Interrupted
 from nasimb.export import load
 from nasimb.phases.evaluate import build, evaluate_models
+from nasimb.phases.heads import HeadWork
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
 from nasimb.session import Session
@@ -96,3 +97,29 @@ def test_an_interrupted_test_is_done_again(workshop: Workshop) -> None:
         evaluate_models(stopped, shop.scoring, shop.work, choices, shop.ground.task, {}, seed=0)
     assert load(shop.run.best).description.subnet == choices["winner"].candidate.subnet
     assert outcome(shop, choices)["winner"]["test"]["balanced_accuracy"] >= 0
+
+
+def test_every_model_is_refitted_to_every_crop(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = workshop()
+    choices = chosen(shop)
+    work = HeadWork(shop.session, shop.scoring, replace(shop.work.comparison, crops=3), num_test=10, flip=True)
+    made, seen = [], []
+    original, fit = work.crops.features, work.fit
+
+    def making(features_of: Any, images: Any) -> Any:
+        made.append(len(images))
+        return original(features_of, images)
+
+    def watching(choice: Any, features_ND: Any, labels_N: Any) -> Any:
+        seen.append((len(features_ND), len(labels_N)))
+        return fit(choice, features_ND, labels_N)
+
+    monkeypatch.setattr(type(work.crops), "features", lambda crops, *arguments: making(*arguments))
+    monkeypatch.setattr(work, "fit", watching)
+    task = shop.ground.task
+    result = evaluate_models(shop.session, shop.scoring, work, choices, task, {}, seed=0)
+    images = len(task.target)
+    assert seen == [(3 * images, images)] * len(choices)
+    assert len(made) == len({choice.candidate for choice in choices.values()})
+    assert load(shop.run.best).description.head["crops"] == 3
+    assert list(result["baselines"]) == [role for role in choices if role != "winner"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,8 @@ from nasimb.errors import WorkError
 from nasimb.heads.head import Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.phases.choice import Choice, merit
-from nasimb.phases.heads import FILE, PLAIN, HeadWork
+from nasimb.phases.heads import FILE, MARGIN, MODELS, PLAIN, HeadWork
+from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate
@@ -140,3 +142,55 @@ def test_on_a_hold_out_heads_are_fitted_without_it(workshop: Workshop) -> None:
     assert not set(shop.scoring.fitted.indices_N.tolist()) & set(shop.scoring.validation.indices_N.tolist())
     choices = shop.work.choose(searched(shop, 3), Limits())
     assert {choice.estimator for choice in choices.values()} <= {"holdout", "not held out"}
+
+
+def compared(shop: Any, **options: Any) -> HeadWork:
+    """The comparison's work after it measured the largest subnet, one millisecond an image and a second a fit."""
+    work = HeadWork(
+        shop.session, shop.scoring, options.pop("comparison", shop.work.comparison), num_test=100, **options
+    )
+    work.measure_largest(largest(shop))
+    work._image_seconds, work._fit_seconds = 1e-3, {"gda": 1.0}
+    return work
+
+
+def test_features_lost_with_a_kill_are_reserved_again(workshop: Workshop) -> None:
+    shop = workshop()
+    trials = searched(shop, 4)
+    work = compared(shop)
+    work.choose(trials, Limits())
+    again = compared(shop)
+    images = len(shop.ground.task.target)
+    assert again.evaluate_seconds() - work.evaluate_seconds() == pytest.approx(MARGIN * MODELS_TESTED * images * 1e-3)
+
+
+def test_features_that_were_not_kept_are_reserved_too(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = workshop()
+    kept = compared(shop).evaluate_seconds()
+    monkeypatch.setattr(heads, "KEPT_MIB", 0)
+    images = len(shop.ground.task.target)
+    assert compared(shop).evaluate_seconds() - kept == pytest.approx(MARGIN * MODELS_TESTED * images * 1e-3)
+
+
+def test_crops_are_reserved(workshop: Workshop) -> None:
+    shop = workshop()
+    images = len(shop.ground.task.target)
+    one, three = (
+        compared(shop, comparison=replace(shop.work.comparison, crops=crops)).evaluate_seconds() for crops in (1, 3)
+    )
+    # Two more passes over the target through each subnet, and each of five fits takes three seconds instead of one.
+    assert three - one == pytest.approx(MARGIN * (MODELS_TESTED * 2 * images * 1e-3 + MODELS * 2 * 1.0))
+
+
+def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:
+    shop = workshop(limit=1e6)
+    work = compared(shop)
+    work._most_seconds = float("inf")
+    space, macs = shop.ground.space, shop.scoring.cost_of
+    rng = np.random.default_rng(5)
+    expected = np.mean([macs(space.sample(rng))[0] for _ in range(500)]) / macs(space.largest())[0]
+    with_features, work._image_seconds, reserved = work.tail_seconds(10), 0.0, work.evaluate_seconds()
+    features = with_features - reserved - (work.tail_seconds(10) - work.evaluate_seconds())
+    candidates = shop.work.comparison.count + len(heads.BASELINES)
+    images = len(shop.scoring.fitted)
+    assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * expected, rel=0.15)

@@ -1,0 +1,41 @@
+"""How heads are compared, and how thoroughly problems of which size allow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nasimb.heads.compare import Named
+
+PLAIN = "cross_entropy"
+"""The head that does nothing against the imbalance: every comparison has it for a baseline."""
+LARGE_PROBLEM = 10**8
+"""Images x features x classes from which one logistic fit takes seconds on a CPU."""
+LARGE_FOLDS, LARGE_PENALTIES = 3, (1e-3, 1e-4)
+FOLDS, PENALTIES = 5, (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """How heads are compared.
+
+    Attributes:
+        heads: tried on every finalist.
+        count: how many of the best candidates are finalists.
+        folds: stratified; not used where there is a hold-out. None: 5, or 3 for a large problem.
+        penalties: of the logistic head. None: five from 0.1 to 1e-5, or two for a large problem.
+        seed: of the folds, and of the crops.
+        crops: of every image, for the last refit of every head that is tested.
+    """
+
+    heads: tuple[Named, ...]
+    count: int
+    folds: int | None
+    penalties: tuple[float, ...] | None
+    seed: int
+    crops: int = 1
+
+    def sized(self, numbers: int) -> Comparison:
+        """The same with folds and penalties for a problem of so many images x features x classes."""
+        large = numbers > LARGE_PROBLEM
+        folds, penalties = (LARGE_FOLDS, LARGE_PENALTIES) if large else (FOLDS, PENALTIES)
+        return replace(self, folds=self.folds or folds, penalties=self.penalties or penalties)

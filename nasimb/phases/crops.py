@@ -1,0 +1,93 @@
+"""Several crops of every image for the last refit of a head: the image itself, and others as training saw it.
+
+The head of every model that is tested is refitted with the same number, so that no baseline is at a disadvantage.
+Heads were chosen, with their penalty, on single images; more crops are more images of the same kind, so both stay.
+Shapes: N images, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from nasimb.data.augment import augmented
+from nasimb.data.base import ImageSet
+from nasimb.heads import HEADS, Head
+from nasimb.heads.compare import Named, fit_head
+from nasimb.losses.repeated import repeated
+from nasimb.supernet.recipe import Recipe
+from nasimb.supernet.sampling import generator_for
+
+CROPS_MIB = 2048
+"""Most that the features of all crops may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """Which crops of every image a head is fitted to.
+
+    Attributes:
+        count: of every image, itself included; 1 is the image alone.
+        flip: whether a mirrored image keeps its label.
+        seed: of shifts and flips.
+    """
+
+    count: int = 1
+    flip: bool = False
+    seed: int = 0
+
+    def fitting(self, num_images: int, feature_dim: int) -> Crops:
+        """The same with no more crops than their features have room for."""
+        return replace(self, count=max(1, min(self.count, CROPS_MIB * 2**20 // (4 * num_images * feature_dim))))
+
+    def notes(self, asked: int) -> list[str]:
+        """What is to be said where `asked` were asked for."""
+        fewer = f"Heads are fitted to {self.count} crops of every image: the features of {asked} need more than"
+        return [] if self.count == asked else [f"{fewer} {CROPS_MIB} MiB."]
+
+    def views(self, images: ImageSet) -> list[ImageSet]:
+        """The images as they are, and `count - 1` times moved, each time in other ways."""
+        # As far as the default recipe shifts them in training.
+        pad = int(Recipe().shift * images.size)
+        moved = [augmented(images, generator_for(self.seed, 4, view), self.flip, pad) for view in range(1, self.count)]
+        return [images, *moved]
+
+    def features(self, features_of: Callable[[ImageSet], Tensor], images: ImageSet) -> Tensor:
+        """float32 [count * N, D]: those of all images, then those of all images in their next view, and so on.
+
+        Args:
+            features_of: features_ND of a set of images through the frozen subnet, in the set's order.
+        """
+        first, *others = self.views(images)
+        first_ND = features_of(first)
+        if not others:
+            return first_ND
+        features_ND = first_ND.new_empty(self.count * len(images), first_ND.shape[1])
+        features_ND[: len(images)] = first_ND
+        for number, view in enumerate(others, start=1):
+            features_ND[number * len(images) : (number + 1) * len(images)] = features_of(view)
+        return features_ND
+
+    def fit(
+        self, head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float,
+        penalties: tuple[float, ...],
+    ) -> Head:  # fmt: skip
+        """The head fitted to the crops in `features_ND`, as `fit_head` does to images.
+
+        Args:
+            features_ND: as `features` gives them.
+            labels_N: of the images, each once.
+        """
+        if self.count == 1 or _is_closed(head):
+            labels_N = labels_N.repeat(self.count)
+            return fit_head(head, features_ND, labels_N, num_classes, setting, penalties)
+        name = head if isinstance(head, str) else str(head["name"])
+        wrapped = repeated(head, self.count)
+        fitted = fit_head(wrapped, features_ND, labels_N.repeat(self.count), num_classes, setting, penalties)
+        return replace(fitted, name=fitted.name.replace(str(wrapped["name"]), name))
+
+
+def _is_closed(head: Named) -> bool:
+    return isinstance(head, str) and head in HEADS
