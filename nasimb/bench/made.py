@@ -34,7 +34,7 @@ def long_tailed_labels(num_images: int, num_classes: int, generator: torch.Gener
 
 
 def stream(labels_N: Tensor, num_features: int, seed: int) -> Chunks:
-    """Features made as they are read, float32: class means plus noise along axes of their own; the same in every pass."""
+    """Features made as they are read, float32: class means plus noise; the same in every pass."""
     generator = torch.Generator().manual_seed(seed)
     num_classes = int(labels_N.max()) + 1
     deviations_D = torch.arange(1, num_features + 1).float() ** -DECAY

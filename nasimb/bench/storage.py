@@ -1,44 +1,39 @@
-"""What a trial costs besides its score: ask, cache, limits, ledger, row and journal, all on disk."""
+"""What a trial costs besides its score: ask, cache, limits, ledger, row, journal and progress, all on disk."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from nasimb.bench.base import Conditions, Figure, spread
+from nasimb.bench.testbed import Testbed, load_testbed
 from nasimb.budget import Clock, Ledger
-from nasimb.cost.macs import macs_and_params
+from nasimb.phases.search import search
+from nasimb.progress import Silent
 from nasimb.rundir import RunDir
-from nasimb.search.limits import CostOf, Limits
-from nasimb.search.study import Proposal, Question, Study
+from nasimb.search.limits import Limits
+from nasimb.search.study import Proposal, Question
 from nasimb.search.trial import FINISHED, Trial
-from nasimb.space import SearchSpace
+from nasimb.session import Session
 
 TRIALS, QUICK_TRIALS = 1000, 60
+IMAGES = 60
+"""None of them is looked at: the search only wants to know how many classes there are."""
 ENDS = 100
 """Trials at the beginning and at the end whose mean times say whether a trial costs more the more there are."""
 
 
 def orchestration(conditions: Conditions) -> Iterator[Figure]:
-    """orchestration_ms: milliseconds of one trial whose evaluation is free."""
-    config = conditions.config
-    question = Question(
-        SearchSpace.load(conditions.space), config.calibrations, Limits(), config.sampler, config.cost, config.seed
-    )
-    wanted = QUICK_TRIALS if conditions.quick else TRIALS
-    with tempfile.TemporaryDirectory() as folder:
-        taken = []
-        for seconds in islice(trial_seconds(question, Path(folder), conditions.clock), wanted):
-            taken.append(seconds)
-            if len(taken) % 10 == 0:
-                conditions.tick(
-                    "orchestration", len(taken) / wanted, f"{1000 * float(np.median(taken)):.2f} ms a trial"
-                )
-    yield figure(taken, config.sampler)
+    """orchestration_ms: milliseconds of one trial of a search whose evaluation is free."""
+    testbed = load_testbed(replace(conditions, synthetic=True, images=IMAGES))
+    sampler, calibrations = conditions.config.sampler, (testbed.calibration,)
+    question = Question(testbed.space, calibrations, Limits(), sampler, conditions.config.cost, testbed.seed)
+    yield figure(trial_seconds(testbed, question, conditions), sampler)
 
 
 def figure(taken: Sequence[float], sampler: str) -> Figure:
@@ -47,7 +42,8 @@ def figure(taken: Sequence[float], sampler: str) -> Figure:
     ends = min(ENDS, len(taken) // 2)
     first, last = float(np.mean(taken[:ends])), float(np.mean(taken[-ends:]))
     return Figure(
-        "orchestration_ms", found.median, f"ask, cache, ledger, row and journal of one trial ({sampler} sampler)",
+        "orchestration_ms", found.median,
+        f"ask, cache, ledger, row, journal and progress of one trial ({sampler} sampler)",
         unit="ms", at_most=10.0, low=found.low, high=found.high, repetitions=len(taken),
         detail={
             "mean_ms": 1000 * float(np.mean(taken)), "worst_ms": 1000 * max(taken), "first_mean_ms": 1000 * first,
@@ -56,41 +52,52 @@ def figure(taken: Sequence[float], sampler: str) -> Figure:
     )  # fmt: skip
 
 
-def trial_seconds(question: Question, folder: Path, clock: Clock) -> Iterator[float]:
-    """Seconds of every trial of a study whose candidates are scored for nothing, written as a run writes them.
+def trial_seconds(testbed: Testbed, question: Question, conditions: Conditions) -> list[float]:
+    """Seconds of every trial of a search whose candidates are scored for nothing, with everything else as in a run."""
+    wanted = QUICK_TRIALS if conditions.quick else TRIALS
+    free = Free(conditions.clock, question.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDir(Path(folder))
+        session = Session(run, Ledger(run.ledger, conditions.clock), conditions.clock, Silent(), conditions.stop)
+        with session.ledger.phase("search"):
+            trials = search(
+                session, testbed.scoring, question, max_trials=wanted, reserve_seconds=lambda scored: 0.0,
+                evaluate_batch=free,
+            )  # fmt: skip
+    return free.trial_seconds(len(trials), conditions.clock())
 
-    A batch of candidates is proposed at once; its time is shared evenly between all trials up to the next batch.
+
+@dataclass(eq=False)
+class Free:
+    """Scores candidates for nothing, and notes when it was asked to.
+
+    Attributes:
+        asked: (number of the first trial, seconds on the clock) of every call.
     """
-    run, ledger = RunDir(folder), Ledger(folder / "ledger.jsonl", clock)
-    study = Study(question, _cost_of(question.space), journal=run.journal)
-    scores = np.random.default_rng(question.seed)
-    batches = [0]
 
-    def free(proposals: Sequence[Proposal]) -> Iterable[Trial]:
-        batches[0] += 1
-        for asked in proposals:
+    clock: Clock
+    seed: int
+    asked: list[tuple[int, float]] = field(default_factory=list)
+
+    def __call__(self, proposals: Sequence[Proposal]) -> Iterator[Trial]:
+        """Trials with a number drawn for a score."""
+        self.asked.append((proposals[0].number, self.clock()))
+        scores = np.random.default_rng([self.seed, proposals[0].number]).random(len(proposals))
+        for asked, score in zip(proposals, scores, strict=True):
             yield Trial(
                 number=asked.number, state=FINISHED, kind=asked.kind, candidate=asked.candidate, macs=asked.macs,
-                params=asked.params, score=float(scores.random()), balanced_loss=1.0,
+                params=asked.params, score=float(score), balanced_loss=1.0, seconds=1.0,
             )  # fmt: skip
 
-    with ledger.phase("search"):
-        since = resumed = clock()
-        pending, batch = 0, 0
-        for trial in study.run(free, len, None):
-            if batches[0] != batch and pending:
-                # This trial is the first of a new batch, whose asking began when the study was resumed.
-                asking = clock() - resumed
-                yield from [(resumed - since) / pending] * pending
-                since, pending = clock() - asking, 0
-            batch = batches[0]
-            run.append_trial(trial.to_row())
-            ledger.beat()
-            pending += 1
-            resumed = clock()
-        yield from [(resumed - since) / max(pending, 1)] * pending
+    def trial_seconds(self, trials: int, end: float) -> list[float]:
+        """Seconds of every trial from the first call on: the time to the next call, shared by the trials until then.
 
-
-def _cost_of(space: SearchSpace) -> CostOf:
-    """Of subnets over colour images, without a head."""
-    return lambda subnet: macs_and_params(space, subnet, 3)
+        Args:
+            trials: rows in all.
+            end: seconds on the clock after the last.
+        """
+        calls = [*self.asked, (trials, end)]
+        found: list[float] = []
+        for (number, start), (following, stop) in pairwise(calls):
+            found += [(stop - start) / (following - number)] * (following - number)
+        return found
