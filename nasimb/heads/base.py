@@ -22,8 +22,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from nasimb.heads.grid import Grid
 from nasimb.heads.head import ABSENT_LOGIT, Head
-from nasimb.heads.moments import FEWEST_ROWS, PART_BYTES, Chunks, Classes, Moments, gather_moments, row_parts
+from nasimb.heads.moments import FEWEST_ROWS, Chunks, Classes, Moments, gather_moments, row_parts
 from nasimb.heads.standardise import classes_of
 from nasimb.heads.weights import ClassWeighting, WeightingName
 from nasimb.metrics import NO_PREDICTION
@@ -128,9 +129,11 @@ class Solved(ABC):
         """weight_PD and bias_P on standardised features."""
 
     @abstractmethod
-    def leave_out(
-        self, settings: Sequence[float], taus: Sequence[float], standardised_BD: Tensor, positions_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def diagonals(self, settings: Sequence[float]) -> Tensor:
+        """diagonals_SD that stand for the settings in leave-one-out; see `Grid`."""
+
+    @abstractmethod
+    def leave_out(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         """predicted_GB, as positions in `present_P`, and losses_GB, each image by the head fitted without it.
 
         For an image that is alone in its class both may be anything.
@@ -181,12 +184,6 @@ def fit_stream(spec: MomentSpec, chunks: Chunks, class_counts_K: Tensor, setting
     return _fit(spec, chunks, Classes.of(class_counts_K), setting, tau)
 
 
-def work_groups(settings: int, elements: int, device: torch.device) -> list[slice]:
-    """Consecutive groups of settings whose work arrays, of `elements` each, stay within `PART_BYTES` (or are alone)."""
-    length = max(1, PART_BYTES.get(device.type, PART_BYTES["cuda"]) // (8 * elements))
-    return [slice(start, min(start + length, settings)) for start in range(0, settings, length)]
-
-
 def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, setting: float, tau: float) -> Head:
     moments = gather_moments(chunks, classes, [spec.weighting])
     solved = spec.solve(moments)
@@ -202,14 +199,17 @@ def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, setting: float, tau
 def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes) -> list[list[LeaveOneOut]]:
     moments = gather_moments(chunks, classes, list(dict.fromkeys(head.weighting for head in heads)))
     solved = [head.solve(moments) for head in heads]
+    grids = [
+        Grid.of(head.grid, head.taus, problem.diagonals(head.grid)) for head, problem in zip(heads, solved, strict=True)
+    ]
     tallies = [_Tally(head, classes) for head in heads]
     start = 0
     for features_BD, labels_B in chunks():
         positions_B = classes.positions(labels_B)
         for part in row_parts(len(features_BD), features_BD.shape[1], features_BD.device, FEWEST_ROWS):
             standardised_BD = (features_BD[part] - moments.mean_D).div_(moments.std_D)
-            for head, problem, tally in zip(heads, solved, tallies, strict=True):
-                found = problem.leave_out(head.grid, head.taus, standardised_BD, positions_B[part])
+            for problem, grid, tally in zip(solved, grids, tallies, strict=True):
+                found = problem.leave_out(grid, standardised_BD, positions_B[part])
                 tally.put(slice(start + part.start, start + part.stop), positions_B[part], *found)
         start += len(features_BD)
     return [tally.results() for tally in tallies]

@@ -43,7 +43,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasimb.heads.base import MomentSpec, Solved, work_groups
+from nasimb.heads.base import MomentSpec, Solved
+from nasimb.heads.grid import Grid, products
 from nasimb.heads.moments import Moments
 from nasimb.heads.weights import WeightingName
 
@@ -103,31 +104,34 @@ class _Discriminant(Solved):
         weight_PD = (self.means_PD / shrunk_D) @ self.rotation_DD.T
         return weight_PD, -0.5 * (self.means_PD**2 / shrunk_D).sum(1)
 
-    def leave_out(
-        self, settings: Sequence[float], taus: Sequence[float], standardised_BD: Tensor, positions_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        shrinkages_S1 = self.eigenvalues_D.new_tensor(settings)[:, None]
-        kept_S1 = (1.0 - shrinkages_S1) / max(self.total - 1.0 - len(self.means_PD), 1.0)
-        inverse_SD = 1.0 / (kept_S1 * self.eigenvalues_D + shrinkages_S1)
+    def diagonals(self, settings: Sequence[float]) -> Tensor:
+        """Of A^-1."""
+        kept_S1, shrinkages_S1 = self._kept(settings), self.eigenvalues_D.new_tensor(settings)[:, None]
+        return 1.0 / (kept_S1 * self.eigenvalues_D + shrinkages_S1)
+
+    def _kept(self, settings: Sequence[float]) -> Tensor:
+        """(1 - s) / (N - 1 - P) in a column."""
+        freedom = max(self.total - 1.0 - len(self.means_PD), 1.0)
+        return (1.0 - self.eigenvalues_D.new_tensor(settings)[:, None]) / freedom
+
+    def leave_out(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         deviations_DB = torch.addmm(self.means_PD[positions_B].T, self.rotation_DD.T, standardised_BD.T, beta=-1)
-        lengths_SB = inverse_SD @ deviations_DB.square()  # q
+        lengths_SB = grid.diagonals_SD @ deviations_DB.square()  # q
         counts_B = self.counts_P[positions_B]
         factors_B = counts_B / (counts_B - 1.0).clamp_min(1.0)
-        beta_SB = kept_S1 * (self.weights_P[positions_B] * factors_B)
+        beta_SB = self._kept(grid.settings) * (self.weights_P[positions_B] * factors_B)
         remaining_SB = (1.0 - beta_SB * lengths_SB).clamp_min(1e-12)
         slopes_SB, own_SB = beta_SB / remaining_SB, factors_B**2 * lengths_SB / remaining_SB
         present_U, place_B = self._classes_of(positions_B)
         predicted, losses = [], []
-        for group in work_groups(len(settings), len(self.means_PD) * len(positions_B), positions_B.device):
-            scaled_SPD = inverse_SD[group, None] * self.means_PD
-            pulls_SPB = _products(scaled_SPD, deviations_DB)
+        for group, pulls_SPB in grid.products(self.means_PD, deviations_DB):
             own_S1B = positions_B.expand(len(pulls_SPB), 1, -1)
             torch.sub(lengths_SB[group, None] + pulls_SPB.gather(1, own_S1B), pulls_SPB, out=pulls_SPB)  # p
             # Half the distance and q: p + slope p^2 / 2 + the distance between the class means / 2.
             halves_SPB = torch.mul(pulls_SPB, 0.5 * slopes_SB[group, None]).add_(1.0).mul_(pulls_SPB)
-            halves_SPB += self._between(scaled_SPD, present_U).gather(2, place_B.expand_as(halves_SPB))
+            halves_SPB += self._between(grid.diagonals_SD[group], present_U).gather(2, place_B.expand_as(halves_SPB))
             halves_SPB.scatter_(1, own_S1B, 0.5 * (own_SB + lengths_SB)[group, None])
-            found = self._decide(halves_SPB, own_S1B, taus)
+            found = self._decide(halves_SPB, own_S1B, grid.taus)
             predicted.append(found[0])
             losses.append(found[1])
         return torch.cat(predicted), torch.cat(losses)
@@ -139,10 +143,10 @@ class _Discriminant(Solved):
         present_U, place_B = torch.unique(positions_B, return_inverse=True)
         return present_U, place_B
 
-    def _between(self, scaled_SPD: Tensor, present_U: Tensor) -> Tensor:
+    def _between(self, diagonals_SD: Tensor, present_U: Tensor) -> Tensor:
         """Half the distances_SPU between class means."""
-        norms_SP = (scaled_SPD * self.means_PD).sum(2)
-        products_SPU = _products(scaled_SPD, self.means_PD[present_U].T)
+        norms_SP = diagonals_SD @ self.means_PD.T.square()
+        products_SPU = products(diagonals_SD, self.means_PD, self.means_PD[present_U].T)
         return 0.5 * (norms_SP[:, :, None] + norms_SP[:, None, present_U]) - products_SPU
 
     def _decide(self, halves_SPB: Tensor, own_S1B: Tensor, taus: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -155,8 +159,3 @@ class _Discriminant(Solved):
             predicted.append(nearest.indices)
             losses.append(sums_SB.log_() - nearest.values + adjusted_SPB.gather(1, own_S1B)[:, 0])
         return torch.stack(predicted, 1).flatten(0, 1), torch.stack(losses, 1).flatten(0, 1)
-
-
-def _products(rows_SPD: Tensor, columns_DB: Tensor) -> Tensor:
-    """products_SPB in one matrix product."""
-    return (rows_SPD.flatten(0, 1) @ columns_DB).view(*rows_SPD.shape[:2], -1)

@@ -122,9 +122,14 @@ class Moments:
     seconds: Mapping[ClassWeighting, Tensor]
 
 
+def part_bytes(device: torch.device) -> int:
+    """`PART_BYTES` of the device."""
+    return PART_BYTES.get(device.type, PART_BYTES["cuda"])
+
+
 def row_parts(rows: int, columns: int, device: torch.device, fewest: int = 1) -> list[slice]:
     """Consecutive parts of a float64 array: each of at most `PART_BYTES`, but of `fewest` rows at least."""
-    length = max(fewest, PART_BYTES.get(device.type, PART_BYTES["cuda"]) // (8 * columns))
+    length = max(fewest, part_bytes(device) // (8 * columns))
     return [slice(start, min(start + length, rows)) for start in range(0, rows, length)]
 
 
@@ -211,11 +216,15 @@ def _add_by_class(sums_PD: Tensor, rows_BD: Tensor, positions_B: Tensor) -> None
     """sums_PD[positions_B] += rows_BD, the same on every run."""
     if sums_PD.device.type == "cpu":
         sums_PD.index_add_(0, positions_B, rows_BD)
-        return
-    # Scattered addition on a GPU has no fixed order; a sum over each class's own images has.
-    ordered_B, images_B = positions_B.sort(stable=True)
+    else:
+        _add_by_bags(sums_PD, rows_BD, positions_B)
+
+
+def _add_by_bags(sums_PD: Tensor, rows_BD: Tensor, positions_B: Tensor) -> None:
+    """Scattered addition on a GPU has no fixed order; a sum over each class's own rows has."""
+    ordered_B, rows_B = positions_B.sort(stable=True)
     starts_P = torch.searchsorted(ordered_B, torch.arange(len(sums_PD), device=ordered_B.device))
-    sums_PD += embedding_bag(images_B, rows_BD, starts_P, mode="sum")
+    sums_PD += embedding_bag(rows_B, rows_BD, starts_P, mode="sum")
 
 
 def check_range(labels_N: Tensor, num_classes: int) -> None:

@@ -30,7 +30,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasimb.heads.base import MomentSpec, Solved, work_groups
+from nasimb.heads.base import MomentSpec, Solved
+from nasimb.heads.grid import Grid
 from nasimb.heads.moments import Moments
 from nasimb.heads.weights import WeightingName
 
@@ -79,18 +80,16 @@ class _Ridge(Solved):
         weight_PD = (self.targets_PD / (self.eigenvalues_D + setting)) @ self.rotation_DD.T
         return weight_PD, self.shares_P - weight_PD @ self.mean_D
 
-    def leave_out(
-        self, settings: Sequence[float], taus: Sequence[float], standardised_BD: Tensor, positions_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def diagonals(self, settings: Sequence[float]) -> Tensor:
+        return 1.0 / (self.eigenvalues_D + self.eigenvalues_D.new_tensor(settings)[:, None])
+
+    def leave_out(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         rotated_DB = torch.addmm(-(self.mean_D @ self.rotation_DD)[:, None], self.rotation_DD.T, standardised_BD.T)
-        inverse_SD = 1.0 / (self.eigenvalues_D + self.eigenvalues_D.new_tensor(settings)[:, None])
-        leverages_SB = (inverse_SD @ rotated_DB.square()).add_(1.0).mul_(self.weights_P[positions_B])
+        leverages_SB = (grid.diagonals_SD @ rotated_DB.square()).add_(1.0).mul_(self.weights_P[positions_B])
         predicted, losses = [], []
-        for group in work_groups(len(settings), len(self.shares_P) * len(positions_B), rotated_DB.device):
-            scaled_SPD = inverse_SD[group, None] * self.targets_PD
-            fitted_SPB = (scaled_SPD.flatten(0, 1) @ rotated_DB).view(*scaled_SPD.shape[:2], -1)
+        for group, fitted_SPB in grid.products(self.targets_PD, rotated_DB):
             fitted_SPB += self.shares_P[:, None]
-            found = self._without_themselves(fitted_SPB, leverages_SB[group], positions_B, taus)
+            found = self._without_themselves(fitted_SPB, leverages_SB[group], positions_B, grid.taus)
             predicted.append(found[0])
             losses.append(found[1])
         return torch.cat(predicted), torch.cat(losses)

@@ -69,10 +69,11 @@ class ByHand:
     def ridge_scores(self, kept_N: np.ndarray, query_D: np.ndarray, penalty: float) -> np.ndarray:
         """From the normal equations with a bias column that is not penalised."""
         design = np.hstack([self.x_ND[kept_N], np.ones((len(kept_N), 1))])
-        targets = (self.labels_N[kept_N, None] == self.present).astype(float)
+        right = np.zeros((len(self.present), design.shape[1]))  # design^T diag(weights) one-hot targets, transposed
+        np.add.at(right, np.searchsorted(self.present, self.labels_N[kept_N]), self.weights_N[kept_N, None] * design)
         left = design.T @ (self.weights_N[kept_N, None] * design)
         left += penalty * np.diag([1.0] * self.x_ND.shape[1] + [0.0])
-        return np.append(query_D, 1.0) @ np.linalg.solve(left, design.T @ (self.weights_N[kept_N, None] * targets))
+        return np.append(query_D, 1.0) @ np.linalg.solve(left, right.T)
 
     def gda_scores(self, kept_N: np.ndarray, query_D: np.ndarray, shrinkage: float) -> np.ndarray:
         """Minus half the squared Mahalanobis distances; leaving any image out costs one degree of freedom."""
