@@ -37,8 +37,8 @@ from nasimb.errors import InputError, ResumeError
 from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
-    "number", "state", "kind", "score", "balanced_accuracy", "many", "medium", "few", "worst_recall", "balanced_loss",
-    "head", "setting", "macs", "params", "seconds", "device", "seed", "resolution", "depths", "widths",
+    "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
+    "balanced_loss", "head", "setting", "macs", "params", "seconds", "device", "seed", "resolution", "depths", "widths",
     "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
 )  # fmt: skip
 
@@ -169,9 +169,14 @@ class RunDir:
 
     def append_trial(self, row: Mapping[str, Any]) -> None:
         """Add one line to trials.csv, durably."""
+        self.append_trials([row])
+
+    def append_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"
-        lines = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
-        self._append("trials.csv", [*lines, _csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS])])
+        header = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
+        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        self._append("trials.csv", [*header, *lines])
 
     def read_trials(self) -> list[dict[str, str]]:
         """The rows of trials.csv as text; a last line torn by a kill is left out."""

@@ -72,6 +72,21 @@ def test_trials_come_back_as_written_and_a_torn_row_is_left_out(tmp_path: Path) 
     assert file.read_text().splitlines()[0] == ",".join(TRIAL_COLUMNS)
 
 
+def test_rows_of_a_batch_are_the_same_lines_as_one_by_one(tmp_path: Path) -> None:
+    together, singly = RunDir(tmp_path / "a"), RunDir(tmp_path / "b")
+    rows = [{"number": n, "state": "screened", "screen_score": n / 3, "widths": [8, 16]} for n in range(5)]
+    for folder in (together, singly):
+        folder.path.mkdir()
+    together.append_trials(rows[:2])
+    together.append_trials(rows[2:])
+    for row in rows:
+        singly.append_trial(row)
+    text = (together.path / "trials.csv").read_text()
+    assert text == (singly.path / "trials.csv").read_text()
+    assert text.count("number,state") == 1
+    assert [row["screen_score"] for row in together.read_trials()] == [repr(n / 3) for n in range(5)]
+
+
 def test_columns_of_another_version_are_refused(tmp_path: Path) -> None:
     run = opened(tmp_path)
     (run.path / "trials.csv").write_text("number,colour\n0,red\n")

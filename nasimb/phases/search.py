@@ -1,15 +1,16 @@
-"""The search phase: candidates one after another until the part of the budget that is theirs is spent."""
+"""The search phase: batches of candidates until the part of the budget that is theirs is spent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice, takewhile
 
 from nasimb.errors import WorkError
 from nasimb.search.candidate import Scoring, evaluate
-from nasimb.search.predict import predicted_seconds
-from nasimb.search.study import Question, Study
-from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, best_first, trials_of
+from nasimb.search.predict import LATEST, fitting
+from nasimb.search.study import Evaluate, Proposal, Question, Study
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
 from nasimb.session import Session
 
 STEADY = 100
@@ -17,6 +18,9 @@ STEADY = 100
 
 GIVE_UP = 10
 """Failures after which a search that has not one score ends."""
+
+HOPELESS = 50
+"""Failures in a row after which any search ends."""
 
 
 def search(
@@ -26,50 +30,71 @@ def search(
     *,
     max_trials: int | None,
     reserve_seconds: Callable[[int], float],
+    evaluate_batch: Evaluate | None = None,
     phase: str = "search",
 ) -> list[Trial]:
     """Every trial of the run so far and the new ones.
 
     Args:
-        max_trials: finished trials in all; None for no such limit.
-        reserve_seconds: given how many trials are finished, what must be left for the phases after this one.
+        max_trials: scored trials in all; None for no such limit.
+        reserve_seconds: given how many trials are scored, what must be left for the phases after this one.
+        evaluate_batch: scores the new candidates of a batch, and says what each of them took.
 
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
     before = trials_of(session.run)
     study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
-    started_with = session.ledger.remaining() - reserve_seconds(len(before) + STEADY)
+    keep_back = reserve_seconds(len(before) + STEADY)
+    started_with = session.ledger.remaining() - keep_back
 
-    def timed(number: int, kind: str, candidate: Candidate, macs: int, params: int) -> Trial:
-        start = session.clock()
-        trial = evaluate(scoring, number, kind, candidate, macs, params, seed=question.seed)
-        return replace(trial, seconds=round(session.clock() - start, 6))
-
-    def may_start(macs: int) -> bool:
-        seen = [(trial.macs, trial.seconds) for trial in study.trials if trial.state == FINISHED]
+    def may_start(macs: Sequence[int]) -> int:
         # The smallest and the largest are needed whatever they cost; a budget too small for them was refused before.
-        return len(seen) < 2 or predicted_seconds(macs, seen) <= session.ledger.remaining() - reserve_seconds(len(seen))
+        if len(study.trials) < 2:
+            return len(macs)
+        return fitting(macs, _latest(study.trials), session.ledger.remaining() - reserve_seconds(study.scored))
 
-    for trial in study.run(timed, may_start, max_trials):
-        session.run.append_trial(trial.to_row())
-        if max_trials is not None:
-            done = (study.finished + (trial.state == FINISHED)) / max_trials
-        else:
-            left = session.ledger.remaining() - reserve_seconds(len(before) + STEADY)
-            done = 1 - left / max(started_with, 1e-9)
-        session.tick(phase, done, _detail([*study.trials, trial]))
-        _check_hopeful([*study.trials, trial], at_least=GIVE_UP)
-    _check_hopeful(study.trials, at_least=0)
+    for rows in study.batches(evaluate_batch or one_by_one(session, scoring, question.seed), may_start, max_trials):
+        session.run.append_trials([trial.to_row() for trial in rows])
+        left = session.ledger.remaining() - keep_back
+        done = 1 - left / max(started_with, 1e-9) if max_trials is None else study.scored / max_trials
+        session.tick(phase, done, _detail(study.trials))
+        _check_hopeful(study, at_least=GIVE_UP)
+        if _failed_in_a_row(study.trials) >= HOPELESS:
+            session.watcher.say(
+                f"The search ends: {HOPELESS} candidates failed in a row. See their reasons in trials.csv."
+            )
+            break
+    _check_hopeful(study, at_least=0)
     if study.exhausted:
-        session.watcher.say(f"Nothing is left to search: all {study.finished} subnets within the limits are scored.")
+        session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
     return study.trials
 
 
-def _check_hopeful(trials: list[Trial], *, at_least: int) -> None:
+def one_by_one(session: Session, scoring: Scoring, seed: int) -> Evaluate:
+    """Scores the candidates of a batch each for itself."""
+
+    def evaluate_batch(proposals: Sequence[Proposal]) -> Iterator[Trial]:
+        for p in proposals:
+            start = session.clock()
+            trial = evaluate(scoring, p.number, p.kind, p.candidate, p.macs, p.params, seed=seed)
+            yield replace(trial, seconds=round(session.clock() - start, 6))
+
+    return evaluate_batch
+
+
+def _latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:
+    """MACs and seconds of the last trials that cost something, in order."""
+    charged = ((t.macs, t.seconds) for t in reversed(trials) if t.state in (FINISHED, SCREENED, FAILED))
+    return list(islice(charged, LATEST))[::-1]
+
+
+def _check_hopeful(study: Study, *, at_least: int) -> None:
     """Raise WorkError where none of `at_least` trials or more has a score."""
-    failed = [trial for trial in trials if trial.state == FAILED]
-    if len(failed) >= at_least and not any(trial.state == FINISHED for trial in trials):
+    if study.scored:
+        return
+    failed = [trial for trial in study.trials if trial.state == FAILED]
+    if len(failed) >= at_least:
         raise WorkError(
             "at least one candidate must have a score",
             got=f"{len(failed)} that failed, the last one because {failed[-1].reason}" if failed else "none",
@@ -77,9 +102,18 @@ def _check_hopeful(trials: list[Trial], *, at_least: int) -> None:
         )
 
 
-def _detail(trials: list[Trial]) -> str:
-    ranked = best_first(trials)
-    count = f"{len(ranked)} candidates"
+def _failed_in_a_row(trials: Sequence[Trial]) -> int:
+    since = takewhile(lambda trial: trial.state not in (FINISHED, SCREENED), reversed(trials))
+    return sum(trial.state == FAILED for trial in since)
+
+
+def _detail(trials: Sequence[Trial]) -> str:
+    screened = sum(trial.state == SCREENED for trial in trials)
+    ranked = best_first(list(trials))
+    count = f"{len(ranked) + screened} candidates"
+    if any(trial.screen_score is not None for trial in ranked) or screened:
+        promoted = sum(trial.screen_score is not None for trial in ranked)
+        count += f" ({screened + promoted} screened, {promoted} promoted)"
     if not ranked or ranked[0].score is None:
         return count
     best = ranked[0]

@@ -1,33 +1,64 @@
-"""How long the next candidate will take, from those so far."""
+"""How long the next candidates will take, from those so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 QUANTILE = 0.9
 MARGIN = 1.1
+LATEST = 100
+"""So many of the last trials are looked at: machines and batches change."""
 
 
-def predicted_seconds(macs: int, seen: Sequence[tuple[int, float]]) -> float:
-    """The 90 % quantile of the seconds that a candidate of `macs` will take; 0 with nothing to go by.
+def predicted_seconds(macs: Sequence[int], seen: Sequence[tuple[int, float]]) -> float:
+    """The 90 % quantile of the seconds that candidates of `macs` will take together; 0 with nothing to go by.
 
-    A line seconds = a + b macs with a, b >= 0 through what was seen, scaled so that nine in ten of the last hundred
-    trials stayed below it, and by a tenth more: the promise is about the budget, not about the mean.
+    A line seconds = a + b macs with a, b >= 0 through what was seen, scaled so that nine in ten of the runs of as many
+    trials among the last hundred stayed below it (shorter runs where half of what was seen is less), and by a tenth
+    more: the promise is about the budget, not about the mean. Whatever a trial costs besides its MACs (promoted or
+    not, prefixes shared) is in the past runs as it will be in the next.
 
     Args:
-        seen: (MACs, seconds) of finished trials.
+        seen: (MACs, seconds) of scored trials, in order.
     """
-    if not seen:
+    if not seen or not macs:
         return 0.0
-    macs_n, seconds_n = np.array(seen[-100:], dtype=float).T
-    slope, start = 0.0, float(seconds_n.mean())
-    if len(np.unique(macs_n)) > 1:
-        slope, start = (float(value) for value in np.polyfit(macs_n, seconds_n, 1))
-        if start < 0 or slope < 0:
-            start = 0.0 if start < 0 else float(seconds_n.mean())
-            slope = max(0.0, float((macs_n @ seconds_n) / (macs_n @ macs_n))) if start == 0.0 else 0.0
-    fitted_n = np.maximum(start + slope * macs_n, 1e-9)
-    excess = float(np.quantile(seconds_n / fitted_n, QUANTILE))
-    return MARGIN * max(excess, 1.0) * (start + slope * macs)
+    macs_n, seconds_n = np.array(seen[-LATEST:], dtype=float).T
+    start, slope = _line(macs_n, seconds_n)
+    length = max(1, min(len(macs), len(macs_n) // 2))
+    taken_r = _sums(seconds_n, length)
+    fitted_r = np.maximum(_sums(start + slope * macs_n, length), 1e-9)
+    excess = float(np.quantile(taken_r / fitted_r, QUANTILE))
+    return MARGIN * max(excess, 1.0) * (start * len(macs) + slope * sum(macs))
+
+
+def fitting(macs: Sequence[int], seen: Sequence[tuple[int, float]], seconds: float) -> int:
+    """How many candidates, from the first on, to score next, so that they do not take more than `seconds`.
+
+    Several together only where they are predicted to take half of it: the nearer the end, the smaller the step, and
+    what remains uncertain in the end is one candidate.
+    """
+    several = (n for n in range(len(macs), 1, -1) if predicted_seconds(macs[:n], seen) <= seconds / 2)
+    return next(several, int(bool(macs) and predicted_seconds(macs[:1], seen) <= seconds))
+
+
+def _line(macs_n: NDArray[np.float64], seconds_n: NDArray[np.float64]) -> tuple[float, float]:
+    """Least squares with start and slope not negative."""
+    mean = float(seconds_n.mean())
+    if len(np.unique(macs_n)) == 1:
+        return mean, 0.0
+    slope, start = (float(value) for value in np.polyfit(macs_n, seconds_n, 1))
+    if slope < 0:
+        return mean, 0.0
+    if start < 0:
+        return 0.0, float((macs_n @ seconds_n) / (macs_n @ macs_n))
+    return start, slope
+
+
+def _sums(values_n: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """Sum of every run of `length` values."""
+    total = np.concatenate([[0.0], np.cumsum(values_n)])
+    return total[length:] - total[:-length]

@@ -1,35 +1,33 @@
-"""The search loop: Optuna proposes through ask/tell, everything else is decided here from the rows so far.
+"""The search loop: Optuna proposes batches through ask/tell, everything else is decided here from the rows so far.
 
-What the next trial is follows from the finished rows, the study's seed and Optuna's journal alone. So a run that
-was killed goes on exactly as it would have gone, and a row that was written is never computed again.
+What the next batch is follows from the trials told and the study's seed alone, and a batch is told, and written to
+Optuna's journal, once all its rows are written. So a run that was killed asks for the batch again, finds the rows it
+has, and goes on exactly as it would have gone; a row that was written is never computed again.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
-from nasimb.errors import unknown_name
+from nasimb.errors import ResumeError, unknown_name
+from nasimb.search.journal import COMMITTED, BatchJournal, QueuelessStorage
 from nasimb.search.limits import CostOf, Limits
-from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, Candidate, Trial
+from nasimb.search.samplers import SAMPLERS
+from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.space import SearchSpace
 
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
+__all__ = ["SAMPLERS", "Evaluate", "MayStart", "Proposal", "Question", "Study"]
 
 STARTUP = 10
 """Plain random trials before the sampler takes over (TPE's own default)."""
@@ -40,8 +38,23 @@ PATIENCE = 5
 DRAWS = 2000
 """Random draws in search of an unseen subnet within the limits before the space counts as exhausted."""
 
-Evaluate = Callable[[int, str, Candidate, int, int], Trial]
-"""(number, kind, candidate, macs, params) -> its finished or failed trial."""
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate to be scored, under the number and kind that its trial will have, with its exact cost."""
+
+    number: int
+    kind: str
+    candidate: Candidate
+    macs: int
+    params: int
+
+
+Evaluate = Callable[[Sequence[Proposal]], Iterable[Trial]]
+"""New candidates of one batch -> their trials (finished, screened or failed) in that order. What it makes of one may
+depend on the rows before it, and on nothing that comes later: after a kill it is asked for the missing rows only."""
+MayStart = Callable[[Sequence[int]], int]
+"""MACs of the new candidates of a batch, in order -> how many of them, from the first on, there is budget for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ class Question:
     Attributes:
         calibrations: policies to choose from; one makes it no choice.
         cost: "macs" or "params" for a Pareto study of score against cost, None for the score alone.
+        batch_size: candidates proposed, and scored, together.
     """
 
     space: SearchSpace
@@ -59,6 +73,7 @@ class Question:
     sampler: str
     cost: str | None
     seed: int
+    batch_size: int = 16
 
 
 class Study:
@@ -71,153 +86,205 @@ class Study:
         trials: rows of the run so far, in order.
 
     Attributes:
+        trials: every row, those of the batch under way included.
+        scored: how many of them count against a limit of trials: finished or screened.
         exhausted: whether `run` ended because nothing new within the limits was left.
+
+    Raises:
+        ResumeError: rows and journal are not of one run.
     """
 
     def __init__(
-        self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: list[Trial] | None = None
+        self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: Sequence[Trial] = ()
     ) -> None:
         if question.sampler not in SAMPLERS:
             raise unknown_name("the sampler", question.sampler, SAMPLERS)
         self.question = question
-        self.trials = list(trials or [])
-        self._cost_of = cost_of
-        self._tried = {trial.candidate: trial for trial in self.trials if trial.state in (FINISHED, FAILED)}
+        self.trials: list[Trial] = []
+        self.scored = 0
         self.exhausted = False
-        choices: dict[str, tuple[Any, ...]] = dict(question.space.choices())
-        if len(question.calibrations) > 1:
-            choices["calibration"] = question.calibrations
-        self._choices = choices
-        self._distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(values) for name, values in choices.items()
-        }
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = [StudyDirection.MAXIMIZE] + ([] if question.cost is None else [StudyDirection.MINIMIZE])
-        self._optuna = optuna.create_study(
-            study_name="nasimb", storage=_storage(journal), directions=directions, load_if_exists=True
-        )
+        self._cost_of = cost_of
+        self._choices = _choices(question)
+        self._distributions = {name: CategoricalDistribution(values) for name, values in self._choices.items()}
+        self._tried: dict[Candidate, Trial] = {}
+        self._seen: dict[Candidate, None] = {}  # a set in order
+        self._repeats = 0
+        self._batch: list[Proposal] = []
+        self._new: set[int] = set()
+        self._journal = None if journal is None else BatchJournal(journal)
+        self._optuna = _open(question, self._journal)
+        self._told = len(self._optuna.get_trials(deepcopy=False))
+        self._check_rows(trials)
+        self._written = {trial.number: trial for trial in trials[self._told :]}
+        for trial in trials[: self._told]:
+            self._remember(trial)
+            self._seen[trial.candidate] = None
 
-    def run(self, evaluate: Evaluate, may_start: Callable[[int], bool], max_trials: int | None) -> Iterator[Trial]:
-        """Trials one after another, until a limit says stop or the space is exhausted.
+    def run(self, evaluate: Evaluate, may_start: MayStart, max_trials: int | None) -> Iterator[Trial]:
+        """The trials of `batches`, one after another; each is to be written before the next is asked for."""
+        for rows in self.batches(evaluate, may_start, max_trials):
+            yield from rows
+
+    def batches(self, evaluate: Evaluate, may_start: MayStart, max_trials: int | None) -> Iterator[list[Trial]]:
+        """New rows, as many together as are scored together, until a limit says stop or the space is exhausted.
+
+        The caller writes them before it goes on: only then they are told.
 
         Args:
-            evaluate: scores one candidate.
-            may_start: given the next candidate's MACs, whether there is budget for it.
-            max_trials: how many finished trials there may be in all; None for no such limit.
+            evaluate: scores candidates.
+            may_start: how many of them there is budget for; asked again about the rest until it says 0.
+            max_trials: how many scored trials there may be in all; None for no such limit.
         """
-        while max_trials is None or self.finished < max_trials:
-            proposal = self._next()
-            if proposal is None:
-                self.exhausted = True
+        while True:
+            if not self._batch:
+                self._ask()
+            yield from self._answers({}, max_trials)  # those that cost nothing, and rows that a kill left behind
+            if len(self.trials) == self._told + len(self._batch):
+                if not self._batch:
+                    self.exhausted = True
+                    return
+                self._close()
+            if max_trials is not None and self.scored >= max_trials:
                 return
-            number, kind, candidate = proposal
-            macs, params = self._cost_of(candidate.subnet)
-            over = None if kind in ("smallest", "largest") else self.question.limits.exceeded(macs, params)
-            if over is not None:
-                trial = Trial(
-                    number=number, kind=kind, candidate=candidate, macs=macs, params=params, state=INFEASIBLE,
-                    reason=over,
-                )  # fmt: skip
-            elif candidate in self._tried:
-                trial = self._tried[candidate].repeated_as(number, kind)
-            elif not may_start(macs):
+            waiting = [p for p in self._batch if p.number in self._new and p.number >= len(self.trials)]
+            if not waiting:
+                continue
+            group = waiting[: None if max_trials is None else max_trials - self.scored]
+            group = group[: may_start([proposal.macs for proposal in group])]
+            if not group:
                 return
-            else:
-                trial = evaluate(number, kind, candidate, macs, params)
-            yield trial
-            # The caller has written the row by now: a kill before this line finds the row and tells it on resuming.
-            self._keep(trial)
+            trials = list(evaluate(group))
+            assert [trial.number for trial in trials] == [proposal.number for proposal in group]
+            yield from self._answers({trial.number: trial for trial in trials}, max_trials)
 
-    @property
-    def finished(self) -> int:
-        """How many trials have been scored, repeats not counted."""
-        return sum(trial.state == FINISHED for trial in self._tried.values())
+    def _answers(self, results: dict[int, Trial], max_trials: int | None) -> Iterator[list[Trial]]:
+        """Rows of the batch from the first missing one up to the next that must be scored first."""
+        rows = []
+        for proposal in self._batch[len(self.trials) - self._told :]:
+            if max_trials is not None and self.scored >= max_trials:
+                break
+            number = proposal.number
+            row = self._written.get(number) or results.get(number)
+            if row is None and number in self._new:
+                break
+            row = row or self._free(proposal)
+            self._remember(row)
+            if number not in self._written:
+                rows.append(row)
+        if rows:
+            yield rows
 
-    def _keep(self, trial: Trial) -> None:
+    def _free(self, proposal: Proposal) -> Trial:
+        """The row of a proposal over a limit, or of one that repeats another."""
+        first = self._tried.get(proposal.candidate)
+        if first is not None:
+            return first.repeated_as(proposal.number, proposal.kind)
+        return Trial(
+            number=proposal.number, state=INFEASIBLE, kind=proposal.kind, candidate=proposal.candidate,
+            macs=proposal.macs, params=proposal.params,
+            reason=self.question.limits.exceeded(proposal.macs, proposal.params),
+        )  # fmt: skip
+
+    def _remember(self, trial: Trial) -> None:
         self.trials.append(trial)
-        if trial.state in (FINISHED, FAILED):
+        if trial.state in (FINISHED, SCREENED, FAILED):
             self._tried[trial.candidate] = trial
-        self._tell(trial)
+        self.scored += trial.state in (FINISHED, SCREENED)
+        self._repeats = self._repeats + 1 if trial.state in (CACHED, INFEASIBLE) else 0
+
+    def _close(self) -> None:
+        """Tell Optuna the batch, now that all its rows are written."""
+        for trial in self.trials[self._told :]:
+            self._tell(trial)
+            self._written.pop(trial.number, None)
+        self._told = len(self.trials)
+        self._batch = []
+        if self._journal is not None:
+            self._optuna.set_user_attr(COMMITTED, self._told)
+            self._journal.commit()
 
     def _tell(self, trial: Trial) -> None:
-        if trial.score is not None:
+        value = trial.score if trial.screen_score is None else trial.screen_score
+        if value is not None:
             costs = [] if self.question.cost is None else [float(getattr(trial, self.question.cost))]
-            self._optuna.tell(trial.number, [trial.score, *costs])
+            self._optuna.tell(trial.number, [value, *costs])
         else:
             # Pruned tells the sampler to keep away from there; failed tells it nothing.
             state = TrialState.PRUNED if trial.state == INFEASIBLE else TrialState.FAIL
             self._optuna.tell(trial.number, state=state)
 
-    def _next(self) -> tuple[int, str, Candidate] | None:
-        """Number, kind and candidate of the next trial; None where nothing new is left to try."""
-        self._settle_written()
-        kind, candidate = self._due()
-        for waiting in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if set(waiting.params) == set(self._distributions):
-                return waiting.number, kind, self._candidate(waiting.params)
-            self._optuna.tell(waiting.number, state=TrialState.FAIL)  # killed while it was being asked for
-        if kind != "sampler" and candidate is None:
-            return None
-        if candidate is not None and not self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._optuna.enqueue_trial(self._parameters(candidate))
-        self._optuna.sampler = SAMPLERS[self.question.sampler](self._seed())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            asked = self._optuna.ask(self._distributions)
-        return asked.number, kind, self._candidate(asked.params)
-
-    def _settle_written(self) -> None:
-        """Tell Optuna the results that a kill kept from it: rows whose trial still counts as running."""
-        written = {trial.number: trial for trial in self.trials}
-        for waiting in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if waiting.number in written:
-                self._tell(written[waiting.number])
-
-    def _due(self) -> tuple[str, Candidate | None]:
-        """Whose turn it is, and the candidate where it is not the sampler's to choose."""
-        done, space, first = self.finished + self._failed, self.question.space, self.question.calibrations[0]
-        if done == 0:
-            return "smallest", Candidate(space.smallest(), first)
-        if done == 1 and space.size() > 1:
-            return "largest", Candidate(space.largest(), first)
-        stuck = 0
-        for trial in reversed(self.trials):
-            if trial.state not in (CACHED, INFEASIBLE):
+    def _ask(self) -> None:
+        """Propose the next batch; empty where nothing new is left to try."""
+        self._optuna.sampler = SAMPLERS[self.question.sampler](self._seed(), self._distributions)
+        self._new = set()
+        done, repeats = len(self._tried), self._repeats
+        tried = set(self._tried)
+        for number in range(self._told, _batch_end(self._told, self.question.batch_size)):
+            kind = self._due(done, repeats)
+            candidate = self._propose(kind, number)
+            if candidate is None:
                 break
-            stuck += 1
-        if done < 2 + STARTUP or done % RANDOM_EVERY == 0 or stuck >= PATIENCE:
-            return "random", self._unseen()
-        return "sampler", None
+            macs, params = self._cost_of(candidate.subnet)
+            proposal = Proposal(number, kind, candidate, macs, params)
+            self._seen[candidate] = None
+            self._batch.append(proposal)
+            named = kind in ("smallest", "largest")
+            if candidate not in tried and (named or self.question.limits.exceeded(macs, params) is None):
+                self._new.add(number)
+                tried.add(candidate)
+            done, repeats = len(tried), 0 if number in self._new else repeats + 1
+        self._check_same()
 
-    @property
-    def _failed(self) -> int:
-        return sum(trial.state == FAILED for trial in self.trials)
+    def _due(self, done: int, repeats: int) -> str:
+        """Whose turn it is, after so many different candidates and so many proposals in a row that bought nothing."""
+        if done == 0:
+            return "smallest"
+        if done == 1 and self.question.space.size() > 1:
+            return "largest"
+        return "random" if done < 2 + STARTUP or done % RANDOM_EVERY == 0 or repeats >= PATIENCE else "sampler"
 
-    def _unseen(self) -> Candidate | None:
-        """A uniform draw among candidates within the limits that have no row yet."""
-        rng = np.random.default_rng([self.question.seed, len(self.trials)])
-        seen = {trial.candidate for trial in self.trials}
+    def _propose(self, kind: str, number: int) -> Candidate | None:
+        """The candidate of trial `number`, which runs from now on as far as Optuna knows."""
+        if kind == "sampler":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return self._candidate(self._optuna.ask(dict(self._distributions)).params)
+        space, first = self.question.space, self.question.calibrations[0]
+        if kind == "random":
+            candidate = self._unseen(number)
+        else:
+            candidate = Candidate(space.smallest() if kind == "smallest" else space.largest(), first)
+        if candidate is not None:
+            parameters = self._parameters(candidate)
+            self._optuna.add_trial(
+                create_trial(state=TrialState.RUNNING, params=parameters, distributions=dict(self._distributions))
+            )
+        return candidate
+
+    def _unseen(self, number: int) -> Candidate | None:
+        """A uniform draw among candidates within the limits that were not proposed before."""
+        rng = np.random.default_rng([self.question.seed, number])
         for _ in range(DRAWS):
             subnet = self.question.space.sample(rng)
             policy = self.question.calibrations[rng.integers(len(self.question.calibrations))]
             candidate = Candidate(subnet, policy)
-            if candidate not in seen and self._within(candidate):
+            if candidate not in self._seen and self._within(candidate):
                 return candidate
-        return self._neighbour(seen, rng)
+        return self._neighbour(rng)
 
-    def _neighbour(self, seen: set[Candidate], rng: np.random.Generator) -> Candidate | None:
+    def _neighbour(self, rng: np.random.Generator) -> Candidate | None:
         """One choice away from a candidate within the limits: where uniform draws find nothing, little is within.
 
         Cost falls with every choice towards the smallest, so that whatever is within hangs together by such steps.
         """
-        within = [candidate for candidate in dict.fromkeys(t.candidate for t in self.trials) if self._within(candidate)]
+        within = [candidate for candidate in self._seen if self._within(candidate)]
         for position in rng.permutation(len(within)):
             values = self._parameters(within[position])
             steps = [(name, value) for name, options in self._choices.items() for value in options]
             for step in rng.permutation(len(steps)):
                 name, value = steps[step]
                 candidate = self._candidate({**values, name: value})
-                if candidate not in seen and self._within(candidate):
+                if candidate not in self._seen and self._within(candidate):
                     return candidate
         return None
 
@@ -225,20 +292,54 @@ class Study:
         return self.question.limits.exceeded(*self._cost_of(candidate.subnet)) is None
 
     def _seed(self) -> int:
-        return int(np.random.SeedSequence([self.question.seed, len(self.trials)]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.question.seed, self._told]).generate_state(1)[0])
 
     def _candidate(self, parameters: dict[str, Any]) -> Candidate:
         calibration = parameters.get("calibration", self.question.calibrations[0])
         return Candidate(self.question.space.subnet(parameters), str(calibration))
 
     def _parameters(self, candidate: Candidate) -> dict[str, Any]:
-        values: dict[str, Any] = dict(self.question.space.values(candidate.subnet))
-        return {**values, "calibration": candidate.calibration} if "calibration" in self._distributions else values
+        values = {**self.question.space.values(candidate.subnet), "calibration": candidate.calibration}
+        return {name: values[name] for name in self._choices}
+
+    def _check_rows(self, trials: Sequence[Trial]) -> None:
+        """Raise ResumeError unless rows have the numbers 0, 1, ... and the journal has none that they lack."""
+        if [trial.number for trial in trials] != list(range(len(trials))) or len(trials) < self._told:
+            raise ResumeError(
+                "trials.csv must have every trial of the journal, in order",
+                got=f"{len(trials)} rows for {self._told} trials told",
+                do="Restore both files, or start a new run.",
+            )
+
+    def _check_same(self) -> None:
+        """Raise ResumeError unless rows written before are those of the batch asked for now."""
+        for proposal in self._batch:
+            row = self._written.get(proposal.number)
+            if row is not None and (row.candidate, row.kind) != (proposal.candidate, proposal.kind):
+                raise ResumeError(
+                    "a search must be continued by the versions that it was started with",
+                    got=f"{proposal.candidate} instead of {row.candidate} as trial {row.number}",
+                    do="Install those of environment.json, or start a new run.",
+                )
 
 
-def _storage(journal: Path | None) -> BaseStorage:
-    if journal is None:
-        return InMemoryStorage()
-    # The run folder is held by one process, so a lock older than this was left by a kill.
-    lock = JournalFileOpenLock(str(journal), grace_period=5)
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+def _choices(question: Question) -> dict[str, tuple[Any, ...]]:
+    """Every choice in the order in which a network computes them: the calibration changes all that follows."""
+    several = len(question.calibrations) > 1
+    calibration: dict[str, tuple[Any, ...]] = {"calibration": question.calibrations} if several else {}
+    return {**calibration, **question.space.choices()}
+
+
+def _open(question: Question, journal: BatchJournal | None) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = [StudyDirection.MAXIMIZE] + ([] if question.cost is None else [StudyDirection.MINIMIZE])
+    storage = InMemoryStorage() if journal is None else QueuelessStorage(journal)
+    return optuna.create_study(study_name="nasimb", storage=storage, directions=directions, load_if_exists=True)
+
+
+def _batch_end(number: int, size: int) -> int:
+    """Where the batch that begins at `number` ends: smallest and largest, the random start, then `size` at a time."""
+    for end in (2, 2 + STARTUP):
+        if number < end:
+            return min(number + size, end)
+    return number + size - (number - 2 - STARTUP) % size

@@ -13,7 +13,7 @@ from nasimb.errors import ResumeError
 from nasimb.rundir import RunDir
 from nasimb.space import Subnet
 
-FINISHED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "cached", "infeasible", "failed"
+FINISHED, SCREENED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "screened", "cached", "infeasible", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,15 @@ class Trial:
 
     Attributes:
         number: Optuna's trial number.
-        state: finished; cached (scored before, cost nothing); infeasible (over a limit, not scored); failed.
+        state: finished; screened (scored on a part of the images only); cached (scored before, cost nothing);
+            infeasible (over a limit, not scored); failed.
         kind: who proposed it: smallest, largest, random or sampler.
         score: the objective; larger is better. The recalls beside it are fractions, None for an empty group.
+        screen_score: the objective on the part of the images that screens; None in a run that does not screen.
         balanced_loss: mean over classes of the held-out loss of the last closed-form head at its best; breaks ties.
         head, setting: the closed-form head that scored best and its penalty or shrinkage.
         macs, params: of one image through the subnet and its linear head.
-        seconds: charged for it.
+        seconds: charged for it: its share of what its batch took.
         cached_from: number of the trial whose result (a failure too) this one repeats.
         reason: why it failed or is infeasible.
     """
@@ -54,6 +56,7 @@ class Trial:
     device: str = ""
     seed: int = 0
     score: float | None = None
+    screen_score: float | None = None
     balanced_accuracy: float | None = None
     many: float | None = None
     medium: float | None = None
@@ -112,6 +115,7 @@ class Trial:
             device=row["device"],
             seed=int(row["seed"]),
             score=number("score"),
+            screen_score=number("screen_score"),
             balanced_accuracy=number("balanced_accuracy"),
             many=number("many"),
             medium=number("medium"),
@@ -156,7 +160,7 @@ def _damaged(file: Path, number: int, found: str) -> ResumeError:
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:
-    """Scored trials from best to worst, each candidate once; ties go to the smaller loss, then to fewer MACs."""
+    """Trials scored on everything, each candidate once, best first; ties go to the smaller loss, then to fewer MACs."""
     scored = [trial for trial in trials if trial.state == FINISHED and trial.score is not None]
 
     def order(trial: Trial) -> tuple[float, float, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,10 @@ import pytest
 
 import nasimb.phases.search as phase
 from nasimb.errors import WorkError
-from nasimb.phases.search import GIVE_UP, search
-from nasimb.search.trial import FAILED, FINISHED, Trial
+from nasimb.phases.search import GIVE_UP, HOPELESS, search
+from nasimb.rundir import RunDir
+from nasimb.search.study import Proposal
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
 
 Workshop = Callable[..., Any]
 
@@ -64,9 +66,52 @@ def test_a_search_in_which_everything_fails_ends_with_the_reason(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = failing(monkeypatch, lambda number: True)
+    shop = workshop()
     with pytest.raises(WorkError, match="features are NaN"):
-        run(workshop())
-    assert len(asked) == GIVE_UP
+        run(shop)
+    assert GIVE_UP <= len(asked) == len(shop.run.read_trials()) < 2 * GIVE_UP
+
+
+@pytest.mark.parametrize("limit", [None, 1e6])
+def test_a_search_that_only_fails_from_somewhere_on_ends_with_what_it_has(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    asked = failing(monkeypatch, lambda number: number > 2)
+    shop = workshop(limit=limit)
+    trials = run(shop, 8 if limit is None else None)
+    assert sum(trial.state == FINISHED for trial in trials) == 3
+    assert HOPELESS <= len(asked) < 2 * HOPELESS
+    assert any(f"{HOPELESS} candidates failed in a row" in line for line in shop.watcher.lines)
+
+
+def test_rows_of_a_batch_are_written_together_and_before_anything_else_happens(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, written = workshop(), []
+    append = RunDir.append_trials
+    monkeypatch.setattr(RunDir, "append_trials", lambda run, rows: written.append(len(rows)) or append(run, rows))
+    run(shop, 20)
+    assert written[:2] == [2, 10]
+    assert sum(written) == len(shop.run.read_trials())
+
+
+def test_the_detail_says_how_many_were_screened_and_promoted(workshop: Workshop) -> None:
+    shop, shown = workshop(), []
+    shop.watcher.show = shown.append
+
+    def evaluate_batch(proposals: Sequence[Proposal]) -> list[Trial]:
+        def trial(p: Proposal) -> Trial:
+            values = {"state": SCREENED} if p.number % 3 else {"state": FINISHED, "score": 0.5}
+            return Trial(number=p.number, kind=p.kind, candidate=p.candidate, macs=p.macs, params=p.params,
+                         screen_score=0.4, **values)  # fmt: skip
+
+        return [trial(p) for p in proposals]
+
+    trials = search(shop.session, shop.scoring, shop.question, evaluate_batch=evaluate_batch, max_trials=12,
+                    reserve_seconds=lambda scored: 0.0)  # fmt: skip
+    assert sum(trial.state == SCREENED for trial in trials) == 8
+    assert shown[-1].detail.startswith("12 candidates (12 screened, 4 promoted), best 0.500 at ")
+    assert shown[-1].fraction == 1.0
 
 
 def test_nothing_starts_that_would_eat_into_the_reserve(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,5 +124,5 @@ def test_nothing_starts_that_would_eat_into_the_reserve(workshop: Workshop, monk
 
     monkeypatch.setattr(phase, "evaluate", slow)
     trials = run(shop, None, reserve=40.0)
-    assert 50.0 <= shop.session.ledger.spent("search") <= 60.0
+    assert 54.0 <= shop.session.ledger.spent("search") <= 60.0
     assert all(trial.seconds == 3.0 for trial in trials if trial.state == FINISHED)

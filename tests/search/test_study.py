@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from nasimb.errors import InputError
 from nasimb.search.limits import Limits, cost_range
-from nasimb.search.study import SAMPLERS, STARTUP, Question, Study
-from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, Candidate, Trial, best_first, pareto_set
+from nasimb.search.study import SAMPLERS, STARTUP, Proposal, Question, Study
+from nasimb.search.trial import (
+    CACHED,
+    FAILED,
+    FINISHED,
+    INFEASIBLE,
+    SCREENED,
+    Candidate,
+    Trial,
+    best_first,
+    pareto_set,
+)
 from nasimb.space import SearchSpace, Stage, Subnet
 
 
@@ -17,6 +27,9 @@ def tiny_space(**changes: object) -> SearchSpace:
     stage = Stage(depths=(1, 2), widths=(8, 16), kernel_sizes=(3, 5), norms=("bn", "nbn"))
     options = {"name": "tiny", "backbone": "resnet", "stem_width": 8, "resolutions": (8, 12), "stages": (stage,)}
     return SearchSpace(**{**options, **changes})
+
+
+LARGE = tiny_space(resolutions=tuple(range(8, 40)))
 
 
 def cost_of(subnet: Subnet) -> tuple[int, int]:
@@ -29,21 +42,21 @@ def question(**changes: object) -> Question:
     return Question(**{**options, "seed": 0, **changes})
 
 
-def finished(number: int, kind: str, candidate: Candidate, macs: int, params: int) -> Trial:
-    score = 0.5 + candidate.subnet.widths[0] / 100 + candidate.subnet.depths[0] / 1000
+def finished(proposal: Proposal, **changes: object) -> Trial:
+    subnet = proposal.candidate.subnet
+    score = 0.5 + subnet.widths[0] / 100 + subnet.depths[0] / 1000
+    values = {"state": FINISHED, "seconds": 1.0, "score": score, **changes}
     return Trial(
-        number=number,
-        state=FINISHED,
-        kind=kind,
-        candidate=candidate,
-        macs=macs,
-        params=params,
-        seconds=1.0,
-        score=score,
-    )
+        number=proposal.number, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
+        params=proposal.params, **values,
+    )  # fmt: skip
 
 
-def run(study: Study, max_trials: int | None = None, evaluate=finished, may_start=lambda macs: True) -> list[Trial]:
+def free(proposals: Sequence[Proposal]) -> list[Trial]:
+    return [finished(proposal) for proposal in proposals]
+
+
+def run(study: Study, max_trials: int | None = None, evaluate=free, may_start=len) -> list[Trial]:
     return list(study.run(evaluate, may_start, max_trials))
 
 
@@ -65,22 +78,20 @@ def test_the_whole_of_a_small_space_is_scored_once_each_then_the_search_ends(sam
 
 
 def test_repeats_cost_nothing_are_marked_and_keep_their_score() -> None:
-    calls: list[Candidate] = []
+    asked: list[Candidate] = []
 
-    def evaluate(number: int, kind: str, candidate: Candidate, macs: int, params: int) -> Trial:
-        calls.append(candidate)
-        return finished(number, kind, candidate, macs, params)
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        asked.extend(proposal.candidate for proposal in proposals)
+        return free(proposals)
 
     trials = run(Study(question(), cost_of), evaluate=evaluate)
     repeats = [t for t in trials if t.state == CACHED]
-    assert repeats
-    assert len(calls) == len(set(calls))
-    by_number = {t.number: t for t in trials}
+    assert len(asked) == len(set(asked))
+    assert any(t.number // 16 == t.cached_from // 16 for t in repeats)  # of one batch too
     for repeat in repeats:
         assert repeat.seconds == 0.0
-        assert repeat.cached_from is not None
-        assert by_number[repeat.cached_from].score == repeat.score
-        assert by_number[repeat.cached_from].state == FINISHED
+        assert trials[repeat.cached_from].score == repeat.score
+        assert trials[repeat.cached_from].state == FINISHED
 
 
 def test_a_trial_limit_counts_finished_trials_exactly() -> None:
@@ -91,13 +102,11 @@ def test_a_trial_limit_counts_finished_trials_exactly() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_limits_hold_for_everything_scored_but_the_two_named_baselines(sampler: str) -> None:
     limits = Limits(max_macs=400, max_params=40)
-    scored: list[Trial] = []
-    for trial in Study(question(limits=limits, sampler=sampler), cost_of).run(finished, lambda macs: True, None):
-        scored.append(trial)
-    within = [t for t in scored if t.state == FINISHED and t.kind not in ("smallest", "largest")]
+    trials = run(Study(question(limits=limits, sampler=sampler), cost_of))
+    within = [t for t in trials if t.state == FINISHED and t.kind not in ("smallest", "largest")]
     assert within
     assert all(t.macs <= 400 and t.params <= 40 for t in within)
-    assert all("exceed" in str(t.reason) and t.seconds == 0 for t in scored if t.state == INFEASIBLE)
+    assert all("exceed" in str(t.reason) and t.seconds == 0 for t in trials if t.state == INFEASIBLE)
 
 
 def test_limits_that_nothing_can_meet_are_refused_with_the_smallest_cost() -> None:
@@ -111,48 +120,73 @@ def test_limits_that_nothing_can_meet_are_refused_with_the_smallest_cost() -> No
 
 
 def test_no_trial_starts_that_the_budget_does_not_admit() -> None:
-    admitted: list[int] = []
+    left = [7]  # affords the first two, and five of the next ten in two helpings
 
-    def may_start(macs: int) -> bool:
-        admitted.append(macs)
-        return len(admitted) <= 3
+    def may_start(macs: Sequence[int]) -> int:
+        admitted = min(left[0], 3, len(macs))
+        left[0] -= admitted
+        return admitted
 
-    assert len(run(Study(question(), cost_of), may_start=may_start)) == 3
+    trials = run(Study(question(), cost_of), may_start=may_start)
+    assert [t.number for t in trials] == list(range(7))
+    assert left == [0]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("killed_at", [1, 2, 7, 15, 22])
-@pytest.mark.parametrize("row_written", [True, False])
-def test_a_search_killed_anywhere_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, sampler: str, killed_at: int, row_written: bool
-) -> None:
-    space = tiny_space(resolutions=(8, 10, 12, 14))
-    asked = question(space=space, sampler=sampler)
-    undisturbed = run(Study(asked, cost_of, journal=tmp_path / "a.journal"), max_trials=26)
+def test_batches_are_the_named_two_the_random_start_and_then_a_fixed_grid() -> None:
+    asked: list[list[int]] = []
 
-    rows: list[Trial] = []
-    journal = tmp_path / "b.journal"
-    for number, trial in enumerate(Study(asked, cost_of, journal=journal).run(finished, lambda macs: True, 26)):
-        if number == killed_at and not row_written:
-            break  # killed before the row was written
-        rows.append(trial)
-        if number == killed_at:
-            break  # killed between the row and telling Optuna
-    rows += run(Study(asked, cost_of, journal=journal, trials=rows), max_trials=26)
-    assert rows == undisturbed
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        asked.append([proposal.number for proposal in proposals])
+        return free(proposals)
+
+    run(Study(question(space=LARGE, batch_size=8), cost_of), max_trials=40, evaluate=evaluate)
+    assert asked[:2] == [[0, 1], list(range(2, 10))]
+    assert asked[2] == [10, 11]
+    assert all(len({(number - 12) // 8 for number in batch}) == 1 for batch in asked[3:])
+
+
+def test_every_fourth_candidate_stays_random() -> None:
+    trials = run(Study(question(space=LARGE, sampler="evolution"), cost_of), max_trials=60)
+    scored = [t for t in trials if t.state == FINISHED]
+    assert [t.kind == "random" for t in scored[12:]] == [n % 4 == 0 for n in range(12, 60)]
 
 
 def test_a_failed_candidate_is_kept_as_failed_and_the_search_goes_on() -> None:
-    def evaluate(number: int, kind: str, candidate: Candidate, macs: int, params: int) -> Trial:
-        if number == 3:
-            return Trial(
-                number=number, state=FAILED, kind=kind, candidate=candidate, macs=macs, params=params, reason="NaN"
-            )
-        return finished(number, kind, candidate, macs, params)
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        wrong = {"state": FAILED, "score": None, "reason": "NaN"}
+        return [finished(p, **wrong) if p.number == 3 else finished(p) for p in proposals]
 
     trials = run(Study(question(), cost_of), max_trials=10, evaluate=evaluate)
     assert [t.state for t in trials].count(FAILED) == 1
     assert sum(t.state == FINISHED for t in trials) == 10
+
+
+def test_screened_trials_count_and_samplers_are_told_what_they_screened_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, told = Study(question(cost="macs"), cost_of), {}
+    tell = study._optuna.tell
+    monkeypatch.setattr(
+        study._optuna, "tell", lambda number, values: told.update({number: values}) or tell(number, values)
+    )
+
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        part = {"state": SCREENED, "score": None, "screen_score": 0.25}
+        return [finished(p, **part) if p.number % 2 else finished(p, screen_score=0.5) for p in proposals]
+
+    trials = run(study, 12, evaluate)
+    assert [t.state for t in trials] == [FINISHED, SCREENED] * 6
+    assert study.scored == 12
+    assert told == {t.number: [0.25 if t.number % 2 else 0.5, float(t.macs)] for t in trials}
+
+
+def test_a_repeat_of_a_screened_trial_keeps_its_screen_score() -> None:
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        return [finished(p, state=SCREENED, score=None, screen_score=p.macs / 1000) for p in proposals]
+
+    trials = run(Study(question(), cost_of), evaluate=evaluate)
+    repeats = [t for t in trials if t.state == CACHED]
+    assert repeats
+    assert all((t.score, t.screen_score) == (None, t.macs / 1000) for t in repeats)
+    assert best_first(trials) == []
 
 
 def test_calibrations_become_a_choice_only_where_there_are_several() -> None:
@@ -161,7 +195,7 @@ def test_calibrations_become_a_choice_only_where_there_are_several() -> None:
 
 
 def test_rows_survive_the_trip_through_text() -> None:
-    trial = finished(4, "random", Candidate(tiny_space().largest(), "source"), 10, 20)
+    trial = finished(Proposal(4, "random", Candidate(tiny_space().largest(), "source"), 10, 20), screen_score=0.125)
     text = {key: "" if value is None else "-".join(map(str, value)) if isinstance(value, list) else str(value)
             for key, value in trial.to_row().items()}  # fmt: skip
     assert Trial.from_row(text) == trial
