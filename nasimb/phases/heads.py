@@ -44,7 +44,8 @@ TYPICAL_SUBNETS = 32
 START_SECONDS = 0.5
 MARGIN = 1.2
 MOST_FOR_HEADS = 0.2
-"""Share of a time limit that comparing heads may keep from the search."""
+"""Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
+run compares, and what that leaves on the finalists."""
 FIRST_TRIALS = 3
 
 
@@ -110,10 +111,10 @@ class HeadWork:
     def measure_largest(self, candidate: Candidate) -> None:
         """Try every head on the largest subnet: a baseline needs it, and it tells what a finalist costs at most.
 
-        Where even that would take more than the heads' share of the time, no more is done than to measure.
+        Where even that would take more than half of the heads' share of the time, no more is done than to measure.
         """
         limit = self.session.ledger.limit_seconds
-        reserve_seconds = 0.0 if limit is None else self.session.ledger.remaining() - MOST_FOR_HEADS * limit
+        reserve_seconds = 0.0 if limit is None else self.session.ledger.remaining() - MOST_FOR_HEADS / 2 * limit
         heads = _distinct([PLAIN, *self.comparison.heads])
         try:
             features = self._measure_features(candidate)
@@ -124,10 +125,10 @@ class HeadWork:
             return
         self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
         if limit is not None:
+            left_seconds = MOST_FOR_HEADS * limit - self.session.ledger.spent(PHASE)
             # Heads have something to choose from only if the search has at least as long.
-            self._most_seconds = min(
-                MOST_FOR_HEADS * limit, (self.session.ledger.remaining() - self.evaluate_seconds()) / 2
-            )
+            searched_seconds = (self.session.ledger.remaining() - self.evaluate_seconds()) / 2
+            self._most_seconds = max(0.0, min(left_seconds, searched_seconds))
 
     def evaluate_seconds(self) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images."""

@@ -194,3 +194,17 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     candidates = shop.work.comparison.count + len(heads.BASELINES)
     images = len(shop.scoring.fitted)
     assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * expected, rel=0.15)
+
+
+def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> None:
+    shop = workshop(limit=100.0)
+    with shop.session.ledger.phase("head"):
+        shop.clock.now += 15.0  # the largest subnet's heads take so long
+        work = compared(shop)
+    work._image_seconds = 10.0
+    assert work.tail_seconds(10) - work.evaluate_seconds() == pytest.approx(5.0)
+    with shop.session.ledger.phase("head"):
+        shop.clock.now += 15.0
+        work.measure_largest(largest(shop))
+    work._image_seconds = 10.0
+    assert work.tail_seconds(10) == work.evaluate_seconds()
