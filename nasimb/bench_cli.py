@@ -99,11 +99,12 @@ def bench(
     config = _config(data, source, supernet, space, imbalance_factor, seed, device, download)
     found: dict[str, list[Figure]] = {}
     torch.set_num_threads(threads or torch.get_num_threads())
+    clock = time.process_time if cpu_time else time.perf_counter
     with watching() as (watcher, stop), threadpool_limits(threads):
         conditions = Conditions(
             config, synthetic=data is None and supernet is None, space=space or SPACE, images=images,
             device=choose_device(device), repetitions=repetitions, quick=quick, large=large, folder=out,
-            clock=time.process_time if cpu_time else time.perf_counter, watcher=watcher, stop=stop,
+            clock=clock, watcher=watcher, stop=stop, started=clock(),
         )  # fmt: skip
         shared = provenance(conditions, "processor time" if cpu_time else "wall clock")
         for name, some in wanted.items():

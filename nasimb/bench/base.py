@@ -107,6 +107,7 @@ class Conditions:
         folder: where long measurements keep their rows, to go on after an interruption; None: nowhere.
         clock: seconds; wall clock, or processor time on a busy machine.
         stop: the number of the signal that asks to stop; 0 while none has come.
+        started: seconds on the clock when all began.
     """
 
     config: RunConfig
@@ -121,6 +122,7 @@ class Conditions:
     clock: Clock
     watcher: Watcher
     stop: Stop
+    started: float = 0.0
 
     def tick(self, what: str, fraction: float, detail: str = "") -> None:
         """Call after every unit of work: shows where the measurement stands, and obeys a signal.
@@ -128,7 +130,7 @@ class Conditions:
         Raises:
             Interrupted: a signal has come.
         """
-        self.watcher.show(Progress(what, fraction, 0.0, None, detail))
+        self.watcher.show(Progress(what, fraction, self.clock() - self.started, None, detail))
         signal_number = self.stop()
         if signal_number:
             raise Interrupted(signal_number, resume="Give the same command again.")
