@@ -200,7 +200,7 @@ def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes
     moments = gather_moments(chunks, classes, list(dict.fromkeys(head.weighting for head in heads)))
     solved = [head.solve(moments) for head in heads]
     grids = [
-        Grid.of(head.grid, head.taus, problem.diagonals(head.grid)) for head, problem in zip(heads, solved, strict=True)
+        Grid(head.grid, head.taus, problem.diagonals(head.grid)) for head, problem in zip(heads, solved, strict=True)
     ]
     tallies = [_Tally(head, classes) for head in heads]
     start = 0

@@ -35,6 +35,12 @@ from nasimb.heads.grid import Grid
 from nasimb.heads.moments import Moments
 from nasimb.heads.weights import WeightingName
 
+CLASSES_FOR_FLOAT32 = 32
+"""From so many classes on, predicting takes most of the time, and single precision halves it. Scores are then off by
+1e-6, which the division by 1 - h makes 1e-5 at most:"""
+MOST_FOR_FLOAT32 = 0.75
+"""images whose leverage h is larger at any penalty are predicted in double precision."""
+
 
 class RidgeSpec(MomentSpec):
     """Options of the ridge head; a setting is the penalty. The loss is the squared error to the one-hot target."""
@@ -86,34 +92,49 @@ class _Ridge(Solved):
     def leave_out(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         rotated_DB = torch.addmm(-(self.mean_D @ self.rotation_DD)[:, None], self.rotation_DD.T, standardised_BD.T)
         leverages_SB = (grid.diagonals_SD @ rotated_DB.square()).add_(1.0).mul_(self.weights_P[positions_B])
+        if len(self.shares_P) < CLASSES_FOR_FLOAT32:
+            return self._without_themselves(grid, rotated_DB, leverages_SB, positions_B)
+        predicted_GB, losses_GB = self._without_themselves(grid, rotated_DB.float(), leverages_SB, positions_B)
+        careful = (leverages_SB > MOST_FOR_FLOAT32).any(0).nonzero().squeeze(1)
+        if len(careful):
+            predicted_GB[:, careful], losses_GB[:, careful] = self._without_themselves(
+                grid, rotated_DB[:, careful], leverages_SB[:, careful], positions_B[careful]
+            )
+        return predicted_GB, losses_GB
+
+    def _without_themselves(
+        self, grid: Grid, rotated_DB: Tensor, leverages_SB: Tensor, positions_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and squared errors without each image, in the precision of `rotated_DB`."""
+        remaining_SB = (1.0 - leverages_SB).clamp_min(1e-12)
+        shares_P1, targets_PD = self.shares_P.to(rotated_DB.dtype)[:, None], self.targets_PD.to(rotated_DB.dtype)
         predicted, losses = [], []
-        for group, fitted_SPB in grid.products(self.targets_PD, rotated_DB):
-            fitted_SPB += self.shares_P[:, None]
-            found = self._without_themselves(fitted_SPB, leverages_SB[group], positions_B, grid.taus)
+        for group, fitted_SPB in grid.products(targets_PD, rotated_DB):
+            found = self._leave(fitted_SPB.add_(shares_P1), remaining_SB[group], positions_B, grid.taus)
             predicted.append(found[0])
             losses.append(found[1])
         return torch.cat(predicted), torch.cat(losses)
 
-    def _without_themselves(
-        self, fitted_SPB: Tensor, leverages_SB: Tensor, positions_B: Tensor, taus: Sequence[float]
+    def _leave(
+        self, fitted_SPB: Tensor, remaining_SB: Tensor, positions_B: Tensor, taus: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        """Predictions and squared errors without each image, from the fit to all; `fitted_SPB` is used up."""
+        """From the fit to all images; `fitted_SPB` is used up."""
         own_S1B = positions_B.expand(len(fitted_SPB), 1, -1)
-        fitted_SB = fitted_SPB.gather(1, own_S1B)[:, 0]
-        remaining_SB = (1.0 - leverages_SB).clamp_min(1e-12)
-        squares_SB = fitted_SPB.square().sum(1) - fitted_SB**2 + (1.0 - fitted_SB) ** 2
+        own_SB = fitted_SPB.gather(1, own_S1B)[:, 0].double()
+        squares_SB = fitted_SPB.square().sum(1).double() - own_SB**2 + (1.0 - own_SB) ** 2
+        squares_SB /= remaining_SB**2
         # The prediction without i is (fitted - h y) / (1 - h). Its order is that of fitted - h y - (1 - h) adjustment.
-        residuals_SB = (
-            torch.einsum("p,spb->sb", self.adjustment_P, fitted_SPB) - self.adjustment_P[positions_B]
-            if any(taus) else torch.zeros_like(fitted_SB)
-        ) / remaining_SB  # fmt: skip
-        scores_SPB = fitted_SPB.scatter_(1, own_S1B, (fitted_SB - leverages_SB)[:, None])
+        adjustment_P1 = self.adjustment_P.to(fitted_SPB.dtype)[:, None]
+        scores_SPB = fitted_SPB.scatter_(1, own_S1B, (own_SB - 1.0 + remaining_SB).to(fitted_SPB.dtype)[:, None])
         predicted, losses = [], []
         for tau in taus:
-            adjusted_SPB = scores_SPB
             if tau:
-                adjusted_SPB = scores_SPB - tau * remaining_SB[:, None] * self.adjustment_P[:, None]
-            predicted.append(adjusted_SPB.max(1).indices)
-            shift = tau**2 * self.adjustment_P.square().sum()
-            losses.append(squares_SB / remaining_SB**2 - 2.0 * tau * residuals_SB + shift)
+                lowered_SPB = scores_SPB - remaining_SB.to(scores_SPB.dtype)[:, None] * (tau * adjustment_P1)
+                predicted.append(lowered_SPB.max(1).indices)
+                # ||residual / (1 - h) - tau adjustment||^2, where residual = scores - (1 - h) y
+                pulled_SB = (scores_SPB * adjustment_P1).sum(1) / remaining_SB - self.adjustment_P[positions_B]
+                losses.append(squares_SB - 2.0 * tau * pulled_SB + tau**2 * self.adjustment_P.square().sum())
+            else:
+                predicted.append(scores_SPB.max(1).indices)
+                losses.append(squares_SB)
         return torch.stack(predicted, 1).flatten(0, 1), torch.stack(losses, 1).flatten(0, 1)

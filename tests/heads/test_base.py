@@ -63,7 +63,7 @@ def chunked(features_ND: Tensor, labels_N: Tensor, size: int) -> Chunks:
     return chunks
 
 
-def assert_same(found: list[LeaveOneOut], expected: list[LeaveOneOut], rel: float = 1e-9) -> None:
+def assert_same(found: list[LeaveOneOut], expected: list[LeaveOneOut], rel: float) -> None:
     assert [(a.name, a.setting, a.tau) for a in found] == [(b.name, b.setting, b.tau) for b in expected]
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a.predicted_N, b.predicted_N)
@@ -85,7 +85,7 @@ def test_a_stream_gives_what_all_images_give(size: int, counts: list[int], dimen
     features_ND[:, 3] = 0.1  # a constant feature
     counts_K, chunks = torch.tensor(counts), chunked(features_ND, labels_N, size)
     found = leave_one_out_stream(HEADS, chunks, counts_K)
-    assert_same(found, leave_one_out(HEADS, features_ND, labels_N, len(counts)))
+    assert_same(found, leave_one_out(HEADS, features_ND, labels_N, len(counts)), rel=1e-9)
     for head in HEADS:
         streamed = fit_stream(head, chunks, counts_K, 0.2, tau=0.3)
         whole = head.fit(features_ND, labels_N, len(counts), 0.2, tau=0.3)

@@ -10,6 +10,7 @@ from by_hand import ByHand, features_and_labels
 
 from nasimb.errors import DataError, WorkError
 from nasimb.heads import moments as moments_module
+from nasimb.heads import ridge as ridge_module
 from nasimb.heads.base import LeaveOneOut
 from nasimb.heads.ridge import RidgeSpec
 
@@ -101,6 +102,21 @@ def test_parts_and_groups_of_settings_do_not_change_the_result(monkeypatch: pyte
     for a, b in zip(whole, parts, strict=True):
         assert torch.equal(a.predicted_N, b.predicted_N)
         assert a.balanced_loss == pytest.approx(b.balanced_loss, rel=1e-10)
+
+
+@pytest.mark.parametrize(("images", "dimension"), [(12, 20), (3, 150)])
+def test_single_precision_predicts_as_double_does(images: int, dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = (torch.tensor(a) for a in features_and_labels([9 * images] + [images] * 39, dimension))
+    features_ND[:, 1] = features_ND[:, 0] + 1e-5 * features_ND[:, 1]  # nearly the same twice
+    spec = RidgeSpec(grid=tuple(np.logspace(-7, 2, 12).tolist()), taus=(0.0, 0.5))
+    mixed = spec.score(features_ND, labels_N, 40)
+    monkeypatch.setattr(ridge_module, "CLASSES_FOR_FLOAT32", 1000)
+    double = spec.score(features_ND, labels_N, 40)
+    for a, b in zip(mixed, double, strict=True):
+        assert torch.equal(a.predicted_N, b.predicted_N)
+        assert a.balanced_loss == pytest.approx(b.balanced_loss, rel=1e-6)
+    # With more features than images all leverages are near 1, and all is done in double precision.
+    assert all(a.balanced_loss == b.balanced_loss for a, b in zip(mixed, double, strict=True)) == (dimension == 150)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
