@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nasimb.bench.made import GIB, Chunks, long_tailed_labels, stream
 from nasimb.heads.base import fit_stream
+from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.gda import GdaSpec
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.ridge import RidgeSpec
@@ -61,11 +62,18 @@ def fit(work: str, num_images: int, num_features: int, num_classes: int, folder:
     chunks = stream(labels_N, num_features, seed)
     if work == "balanced_softmax":
         features_ND = on_disk(chunks, num_images, num_features, folder)
-        LogisticSpec(penalties=(PENALTY,)).fit(features_ND, labels_N, num_classes, PENALTY)
+        LogisticSpec(penalties=(PENALTY,)).fit(
+            features_ND, labels_N, num_classes, PENALTY,
+            checkpoint=Checkpoint(folder / "fit.safetensors"), progress=_show,
+        )  # fmt: skip
         return
     spec = RidgeSpec() if work == "ridge" else GdaSpec()
     setting = spec.grid[len(spec.grid) // 2]
     fit_stream(spec, chunks, torch.bincount(labels_N, minlength=num_classes), setting)
+
+
+def _show(share: float, objective: float) -> None:
+    print(f"{share:.0%}  objective {objective:.6f}", file=sys.stderr)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a trial costs besides its score: ask, cache, limits, ledger, row, journal and progress, all on disk."""
+"""What a trial costs besides its score: ask, cache, limits, budget, ledger, row and journal, all on disk."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from nasimb.bench.base import Conditions, Figure, spread
 from nasimb.bench.testbed import Testbed, load_testbed
 from nasimb.budget import Clock, Ledger
-from nasimb.phases.search import search
-from nasimb.progress import Silent
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
-from nasimb.search.study import Proposal, Question
+from nasimb.search.predict import LATEST, fitting
+from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FINISHED, Trial
-from nasimb.session import Session
 
 TRIALS, QUICK_TRIALS = 1000, 60
 IMAGES = 60
 """None of them is looked at: the search only wants to know how many classes there are."""
+LIMIT_SECONDS = 1e6
+"""Of a budget that is looked at before every batch and never reached."""
 ENDS = 100
 """Trials at the beginning and at the end whose mean times say whether a trial costs more the more there are."""
 
@@ -43,7 +43,7 @@ def figure(taken: Sequence[float], sampler: str) -> Figure:
     first, last = float(np.mean(taken[:ends])), float(np.mean(taken[-ends:]))
     return Figure(
         "orchestration_ms", found.median,
-        f"ask, cache, ledger, row, journal and progress of one trial ({sampler} sampler)",
+        f"ask, cache, budget, ledger, row and journal of one trial ({sampler} sampler)",
         unit="ms", at_most=10.0, low=found.low, high=found.high, repetitions=len(taken),
         detail={
             "mean_ms": 1000 * float(np.mean(taken)), "worst_ms": 1000 * max(taken), "first_mean_ms": 1000 * first,
@@ -53,18 +53,27 @@ def figure(taken: Sequence[float], sampler: str) -> Figure:
 
 
 def trial_seconds(testbed: Testbed, question: Question, conditions: Conditions) -> list[float]:
-    """Seconds of every trial of a search whose candidates are scored for nothing, with everything else as in a run."""
+    """Seconds of every trial of a search whose candidates are scored for nothing.
+
+    What a run does besides is done: budget, study, rows and ledger, on disk.
+    """
     wanted = QUICK_TRIALS if conditions.quick else TRIALS
     free = Free(conditions.clock, question.seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
-        session = Session(run, Ledger(run.ledger, conditions.clock), conditions.clock, Silent(), conditions.stop)
-        with session.ledger.phase("search"):
-            trials = search(
-                session, testbed.scoring, question, max_trials=wanted, reserve_seconds=lambda scored: 0.0,
-                evaluate_batch=free,
-            )  # fmt: skip
-    return free.trial_seconds(len(trials), conditions.clock())
+        ledger = Ledger(run.ledger, conditions.clock, LIMIT_SECONDS)
+        study = Study(question, testbed.scoring.cost_of, journal=run.journal)
+
+        def may_start(macs: Sequence[int]) -> int:
+            latest = [(trial.macs, trial.seconds) for trial in study.trials[-LATEST:]]
+            return fitting(macs, latest, ledger.remaining()) if latest else len(macs)
+
+        with ledger.phase("search"):
+            for rows in study.batches(free, may_start, wanted):
+                run.append_trials([trial.to_row() for trial in rows])
+                ledger.beat()
+                conditions.tick("orchestration", study.scored / wanted)
+    return free.trial_seconds(len(study.trials), conditions.clock())
 
 
 @dataclass(eq=False)
