@@ -60,5 +60,4 @@ def _line(macs_n: NDArray[np.float64], seconds_n: NDArray[np.float64]) -> tuple[
 
 def _sums(values_n: NDArray[np.float64], length: int) -> NDArray[np.float64]:
     """Sum of every run of `length` values."""
-    total = np.concatenate([[0.0], np.cumsum(values_n)])
-    return total[length:] - total[:-length]
+    return np.convolve(values_n, np.ones(length), mode="valid")
