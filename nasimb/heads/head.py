@@ -51,6 +51,7 @@ class Head:
         mean_D, std_D: what standardised the features it was fitted to.
         name, setting: how it was fitted, and with which penalty or shrinkage.
         scale: of a cosine head; None for a linear one.
+        solver: of an iterative head, "full batch" or "minibatch"; not saved.
     """
 
     weight_KD: Tensor
@@ -60,6 +61,7 @@ class Head:
     name: str
     setting: float
     scale: float | None = None
+    solver: str | None = None
 
     @classmethod
     def from_standardised(
@@ -71,6 +73,7 @@ class Head:
         name: str,
         setting: float,
         scale: float | None = None,
+        solver: str | None = None,
     ) -> Head:
         """The head over all classes, from weights of the classes present on standardised features."""
         weight_KD = weight_PD.new_zeros(problem.num_classes, weight_PD.shape[1])
@@ -79,7 +82,7 @@ class Head:
             weight_PD = weight_PD / problem.std_D
             bias_P = bias_P - weight_PD @ problem.mean_D
         weight_KD[problem.present_P], bias_K[problem.present_P] = weight_PD, bias_P
-        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale)
+        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale, solver)
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """logits_NK, computed and returned in float64."""

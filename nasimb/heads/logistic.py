@@ -1,5 +1,7 @@
 """The iterative head: any loss, minimised over all images at once, its penalty chosen by folds.
 
+Where all images at once take too much memory or time, batches of them: `nasimb.heads.stacked`.
+
 Shapes: N images, D features, K classes.
 """
 
@@ -19,12 +21,16 @@ from nasimb.heads.folds import OutOfFold, out_of_fold, stratified_folds
 from nasimb.heads.head import Head
 from nasimb.heads.lbfgs import State
 from nasimb.heads.minimise import Prepared, Solution, Watch, minimise, prepare
+from nasimb.heads.stacked import StackedSpec, full_batch_fits, train_stacked
 from nasimb.heads.standardise import standardise
 from nasimb.losses import BalancedSoftmaxSpec, LossSpec, parse_loss
 from nasimb.spec import Spec
 
 WHERE = "where"
 """In a checkpoint: the penalty, as its position, and the stage of its minimisation."""
+
+MINIBATCH = StackedSpec()
+"""Where the full batch does not fit: see `nasimb.heads.stacked.full_batch_fits`."""
 
 Progress = Callable[[float, float], None]
 """(share of all iterations that may be needed, objective); many fits end long before the last."""
@@ -85,13 +91,15 @@ class LogisticSpec(Spec):
             features_ND: of any float type; may lie in a memory map (`nasimb.heads.features.mapped`), which is read a
                 part at a time.
             checkpoint: saves the fit now and then; one that was interrupted goes on to the very same head.
-            progress: called after every iteration.
+            progress: called after every iteration. Batches have no objective to tell: NaN.
 
         Raises:
             WorkError: a feature is not finite.
             DataError: fewer than two classes have images.
             ResumeError: the checkpoint is of another fit.
         """
+        if not self._fits(features_ND, labels_N):
+            return self._in_batches(features_ND, labels_N, num_classes, setting, checkpoint, progress)
         larger = () if self.loss.cosine else tuple(penalty for penalty in self.grid if penalty > setting)
         walk = _Walk.of(self, features_ND, labels_N, num_classes, (*larger, 0.0 if self.loss.cosine else setting))
         for head in walk.heads(checkpoint=checkpoint, progress=progress):  # noqa: B007  # the last is the one asked for
@@ -108,7 +116,12 @@ class LogisticSpec(Spec):
 
         Raises: as `fit`.
         """
-        return _Walk.of(self, features_ND, labels_N, num_classes, self.grid).heads(between=between)
+        if self._fits(features_ND, labels_N):
+            yield from _Walk.of(self, features_ND, labels_N, num_classes, self.grid).heads(between=between)
+            return
+        for setting in self.grid:
+            between()
+            yield self.fit(features_ND, labels_N, num_classes, setting)
 
     def cross_validate(
         self,
@@ -134,6 +147,22 @@ class LogisticSpec(Spec):
             kept = (fold_N != fold).nonzero().squeeze(1).to(features_ND.device)
             heads_F.append(list(self.walk(features_ND[kept], labels_N[kept], num_classes, between)))
         return [out_of_fold(features_ND, labels_N, fold_N, heads) for heads in zip(*heads_F, strict=True)]
+
+    def _fits(self, features_ND: Tensor, labels_N: Tensor) -> bool:
+        images, dimension = features_ND.shape
+        return full_batch_fits(images, dimension, int((torch.bincount(labels_N) > 0).sum()))
+
+    def _in_batches(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float,
+        checkpoint: Checkpoint | None, progress: Progress,
+    ) -> Head:  # fmt: skip
+        """By the learning rate that does best on the images fitted."""
+        spec = MINIBATCH.model_copy(update={"weight_decays": (setting,)})
+        found = train_stacked(
+            spec, [self.loss], features_ND, labels_N, num_classes,
+            checkpoint=checkpoint, progress=lambda share: progress(share, float("nan")),
+        )  # fmt: skip
+        return found[0].head
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +210,7 @@ class _Walk:
                 name=spec.name,
                 setting=self.penalties[position],
                 scale=spec.loss.cosine_scale,
+                solver="full batch",
             )
         if checkpoint is not None:
             checkpoint.remove()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from typing import Annotated, Any
@@ -153,10 +154,7 @@ def _train(
                 for group in groups:
                     group.end_epoch(batches)
             if checkpoint is not None:
-                tensors = {
-                    f"{n}.{name}": value for n, group in enumerate(groups) for name, value in group.state.items()
-                }
-                checkpoint.offer(identity, lambda at=step, tensors=tensors: {STEP: torch.tensor(at), **tensors})
+                checkpoint.offer(identity, partial(_tensors, groups, step))
             progress(step / (spec.epochs * batches))
         if not any(bool(group.state["active_H"].any()) for group in groups):
             break
@@ -251,8 +249,9 @@ class _Group:
             if self.loss.cosine:
                 weight_PD = normalize(weight_PD, dim=1)
             head = Head.from_standardised(
-                weight_PD, bias_P, problem, name=self.loss.name, setting=decay, scale=self.loss.cosine_scale
-            )
+                weight_PD, bias_P, problem,
+                name=self.loss.name, setting=decay, scale=self.loss.cosine_scale, solver="minibatch",
+            )  # fmt: skip
             starts = range(0, len(judged_MD), ROWS)
             logits_MK = torch.cat([head.logits(judged_MD[start : start + ROWS]).cpu() for start in starts])
             accuracy, loss = -math.inf, math.inf

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nasimb.errors import InputError
-from nasimb.heads import HEADS, LogisticSpec
+from nasimb.heads import HEADS, LogisticSpec, logistic
 from nasimb.heads.compare import LOGIT_TAUS, NORM_TAUS, HeldOut, by_folds, by_holdout, fit_head
 from nasimb.heads.folds import stratified_folds
 from nasimb.heads.posthoc import logit_adjusted, tau_normalised
@@ -151,6 +151,28 @@ def test_an_unknown_head_is_an_input_error(head: str | dict[str, object]) -> Non
     features_ND, labels_N = blobs()
     with pytest.raises(InputError):
         folds_of(head, features_ND, labels_N)
+
+
+@pytest.mark.parametrize("head", ["ridge", "gda"])
+def test_closed_forms_pause_between_fits_too(head: str) -> None:
+    features_ND, labels_N = blobs()
+    calls: list[None] = []
+    by_folds(head, features_ND, labels_N, 3, penalties=PENALTIES, folds=3, seed=1, between=lambda: calls.append(None))
+    assert len(calls) == 1 + 3
+
+
+def test_a_hold_out_walks_down_the_penalties_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = blobs()
+    fitted: list[float] = []
+    original = logistic.minimise
+
+    def counted(prepared: object, phases: object, penalty: float, **options: object) -> object:
+        fitted.append(penalty)
+        return original(prepared, phases, penalty, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(logistic, "minimise", counted)
+    by_holdout("focal", features_ND, labels_N, features_ND, labels_N, 3, penalties=(0.1, 0.01, 0.001))
+    assert fitted == [0.1, 0.01, 0.001]
 
 
 def test_what_comes_between_fits_can_end_them() -> None:

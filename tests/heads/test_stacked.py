@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nasimb.errors import ResumeError
+from nasimb.heads import logistic, stacked
 from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.stacked import StackedSpec, full_batch_fits, train_stacked
@@ -74,11 +75,11 @@ def test_the_best_comes_first_and_a_diverged_head_last() -> None:
 
 def test_a_converged_head_ends_before_its_schedule() -> None:
     features_ND, labels_N = blobs()
-    options = {"learning_rates": (0.05, 1e-5), "weight_decays": (1.0,), "epochs": 30, "batch_size": 172}
+    options = {"learning_rates": (0.05, 1e-5), "weight_decays": (1.0,), "epochs": 60, "batch_size": 43}
     found = train_stacked(StackedSpec(**options), [parse_loss("cross_entropy")], features_ND, labels_N, 3)  # type: ignore[arg-type]
     epochs = {one.learning_rate: one.epochs for one in found}
-    assert epochs[0.05] < 30
-    assert epochs[1e-5] == 30
+    assert epochs[0.05] < 60
+    assert epochs[1e-5] == 60
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
@@ -120,6 +121,22 @@ def test_the_seed_is_all_that_orders_the_images() -> None:
         weights.append(train_stacked(spec, [parse_loss("focal")], features_ND, labels_N, 3)[0].head.weight_KD)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_logistic_head_that_does_not_fit_is_trained_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = blobs()
+    full = LogisticSpec().fit(features_ND, labels_N, 3, 0.1)
+    assert full.solver == "full batch"
+    monkeypatch.setattr(stacked, "FULL_BATCH_NUMBERS", 0)
+    monkeypatch.setattr(logistic, "MINIBATCH", StackedSpec(batch_size=43, epochs=60))
+    head = LogisticSpec().fit(features_ND, labels_N, 3, 0.1)
+    assert head.solver == "minibatch"
+    assert (head.name, head.setting) == (full.name, full.setting)
+    difference_NK = head.logits(features_ND) - full.logits(features_ND)
+    assert (difference_NK - difference_NK.mean(1, keepdim=True)).abs().max() < 0.2
+    walked = list(LogisticSpec(penalties=(0.1, 1.0)).walk(features_ND, labels_N, 3))
+    assert [(one.solver, one.setting) for one in walked] == [("minibatch", 1.0), ("minibatch", 0.1)]
+    assert torch.equal(walked[1].weight_KD, head.weight_KD)
 
 
 def test_the_rule_for_the_full_batch() -> None:
