@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -21,18 +21,19 @@ from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, mea
 from nasimb.phases.supernet import Frozen, is_finished, load, train
 from nasimb.search.candidate import Scoring
 from nasimb.search.limits import Limits, cost_range
+from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Question
 from nasimb.session import Session
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
-from nasimb.supernet.calibrate import calibration_images
+from nasimb.supernet.calibrate import calibrate, calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
+from nasimb.supernet.precision import Precision, faster_inference
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
 
 PROBE_FILE = "probe.json"
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,12 +198,31 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
     )  # fmt: skip
     check_affordable(found, limit, session.ledger.spent(), config.budget)
     precision = None if training is None else training.precision
-    session.run.write_json(PROBE_FILE, {"precision": precision, **asdict(found)})
+    inference = _inference_precision(config, scoring)
+    session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
 
 
-def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen) -> Scoring:
+def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
+    """Number format of the convolutions that score candidates: what was asked for, or the faster one here."""
+    if config.precision != "auto":
+        return config.precision
+    supernet, subnet = scoring.supernet, scoring.supernet.space.largest()
+    batch = scoring.fitted.subset(torch.arange(min(len(scoring.fitted), scoring.batch_size)))
+    images_BCHW = next(iter(batch.batches(len(batch), scoring.device)))[0]
+    network = supernet.extract(subnet, calibrate(supernet, subnet, images_BCHW)).eval()
+    return faster_inference(network, images_BCHW)
+
+
+def inference_precision(session: Session, config: RunConfig) -> Precision:
+    """As measured before the run, so that a resumed one goes on in it; float32 without a time limit, to repeat."""
+    measured = (session.run.read_json(PROBE_FILE) or {}).get("inference_precision")
+    return measured or (config.precision if config.precision != "auto" else "float32")
+
+
+def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen, precision: Precision = "float32") -> Scoring:
     """How candidates are scored in this run."""
     scoring, images = _scoring(config, ground, frozen.supernet, {}), {}
+    scoring = replace(scoring, dtype=getattr(torch, precision), screen=_screen(config, scoring))
     for policy in config.calibrations:
         if policy == "source":
             images[policy] = frozen.source_images_BCHW.to(ground.device)
@@ -218,6 +238,19 @@ def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen) -> Scoring:
     return replace(scoring, calibration_images=images)
 
 
+def _screen(config: RunConfig, scoring: Scoring) -> Screen | None:
+    """The part of the images that screens candidates; None where it is not wanted or would not pay."""
+    options = config.screening
+    if not options.enabled:
+        return None
+    fitted_M = class_capped(scoring.fitted.labels_N, seed=config.seed, cap=options.images_per_class)
+    if fitted_M is None or scoring.validation is None:
+        return None if fitted_M is None else Screen(fitted_M, None, options.eta)
+    labels_N = scoring.validation.labels_N
+    held_M = class_capped(labels_N, seed=config.seed, cap=options.images_per_class)
+    return Screen(fitted_M, torch.arange(len(labels_N)) if held_M is None else held_M, options.eta)
+
+
 def make_question(config: RunConfig, ground: Ground) -> Question:
     """What the study searches."""
     limits = Limits(config.max_macs, config.max_params)
@@ -227,7 +260,7 @@ def make_question(config: RunConfig, ground: Ground) -> Question:
 def make_comparison(config: RunConfig) -> Comparison:
     """How heads are compared on the finalists."""
     heads = config.heads
-    return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed)
+    return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed, heads.crops)
 
 
 def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
@@ -246,6 +279,7 @@ def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str,
         objective=config.metric,
         batch_size=config.batch_size or images_at_a_time(supernet.space, ground.device),
         device=ground.device,
+        memory_mib=config.memory_mib,
     )
 
 

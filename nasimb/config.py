@@ -39,6 +39,8 @@ class HeadOptions(Spec):
         folds: stratified folds that compare heads and choose their penalty. None: 5, or 3 where images x features x
             classes exceed 10^8.
         penalties: L2 penalties of the logistic head. None: five from 0.1 to 1e-5, or two beyond that size.
+        crops: of every image, that the heads of the winner and the baselines are fitted to in the end: the image itself
+            and so many less one shifted (and where allowed mirrored) copies.
     """
 
     ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("ridge", "gda")
@@ -46,6 +48,7 @@ class HeadOptions(Spec):
     count: PositiveInt = 5
     folds: Annotated[int, Field(ge=2)] | None = None
     penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
+    crops: PositiveInt = 1
 
     @field_validator("ranking")
     @classmethod

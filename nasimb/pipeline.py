@@ -23,7 +23,7 @@ from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
-from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, Candidate, Trial
+from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 
 
@@ -65,8 +65,10 @@ def run_search(
             ground = _prepare(session, config, device)
             with spending("supernet"):
                 frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
-            scoring, question = assemble.make_scoring(config, ground, frozen), assemble.make_question(config, ground)
-            heads = HeadWork(session, scoring, assemble.make_comparison(config), num_test=len(ground.task.test))
+            precision = assemble.inference_precision(session, config)
+            scoring = assemble.make_scoring(config, ground, frozen, precision)
+            question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
+            heads = HeadWork(session, scoring, comparison, num_test=len(ground.task.test), flip=ground.task.flip)
             with spending("head"):
                 heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
             with spending("search"):
@@ -83,6 +85,7 @@ def run_search(
                 **models,
                 "spend": _spend(session, budget),
                 "trials": _count(trials),
+                "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
                 "notes": list(ground.task.notes),
                 "provenance": provenance,
             }
@@ -150,6 +153,7 @@ def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) ->
     return {
         "seed": config.seed,
         "device": str(ground.device),
+        "inference_precision": assemble.inference_precision(session, config),
         "versions": found.get("versions", {}),
         "data": _identity(ground),
         "source_is_target": ground.task.source_is_target,
@@ -170,8 +174,10 @@ def _spend(session: Session, budget: Budget) -> dict[str, Any]:
 
 def _count(trials: list[Trial]) -> dict[str, int]:
     states = Counter(trial.state for trial in trials)
-    names = {"finished": FINISHED, "cached": CACHED, "infeasible": INFEASIBLE, "failed": FAILED}
-    return {**{name: states[state] for name, state in names.items()}, "screened_out": 0}
+    names = {
+        "finished": FINISHED, "cached": CACHED, "infeasible": INFEASIBLE, "failed": FAILED, "screened_out": SCREENED,
+    }  # fmt: skip
+    return {name: states[state] for name, state in names.items()}
 
 
 def train_supernet(

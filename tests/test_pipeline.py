@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,8 @@ from nasimb.pipeline import run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
 from nasimb.search.study import SAMPLERS
-from nasimb.supernet.resnet import ResNetSupernet
+from nasimb.supernet.fold import FoldedBlock, FoldedStem
+from nasimb.supernet.resnet import ResNetSupernet, StemStep
 from nasimb.supernet.train import Training
 
 
@@ -377,6 +378,16 @@ class FakeTime:
 
         monkeypatch.setattr(Training, "step", cheap_step)
         monkeypatch.setattr(ResNetSupernet, "features", slow_features)
+        settle = ResNetSupernet.settle
+
+        def slow_settle(supernet: ResNetSupernet, asked: Any, parts: list[torch.Tensor]) -> Any:
+            share = 0.3 if isinstance(asked, StemStep) else 0.7 / 3
+            self.now += image * sum(len(part) for part in parts) * share
+            return settle(supernet, asked, parts)
+
+        monkeypatch.setattr(ResNetSupernet, "settle", slow_settle)
+        for kind, share in ((FoldedStem, 0.3), (FoldedBlock, 0.7 / 3)):
+            monkeypatch.setattr(kind, "forward", self.slow_forward(kind.forward, image * share))
         for module, name, seconds in (
             (nasimb.phases.heads, "fit_head", fit),
             (nasimb.phases.heads, "by_folds", 3 * fit),
@@ -384,6 +395,13 @@ class FakeTime:
             (nasimb.phases.evaluate, "predict_test", image * 100),
         ):
             monkeypatch.setattr(module, name, self.taking(seconds, getattr(module, name)))
+
+    def slow_forward(self, forward: Any, seconds: float) -> Any:
+        def slower(module: Any, maps_BCHW: torch.Tensor) -> torch.Tensor:
+            self.now += seconds * len(maps_BCHW)
+            return cast(torch.Tensor, forward(module, maps_BCHW))
+
+        return slower
 
     def taking(self, seconds: float, work: Any) -> Any:
         def slower(*args: Any, **options: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 
 from nasimb.errors import WorkError
-from nasimb.search.candidate import Scoring, evaluate
+from nasimb.search.candidate import Scoring
+from nasimb.search.engine import evaluate_batch
 from nasimb.search.predict import LATEST, fitting
-from nasimb.search.study import Evaluate, Proposal, Question, Study
+from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
 from nasimb.session import Session
 
@@ -30,7 +30,6 @@ def search(
     *,
     max_trials: int | None,
     reserve_seconds: Callable[[int], float],
-    evaluate_batch: Evaluate | None = None,
     phase: str = "search",
 ) -> list[Trial]:
     """Every trial of the run so far and the new ones.
@@ -38,7 +37,6 @@ def search(
     Args:
         max_trials: scored trials in all; None for no such limit.
         reserve_seconds: given how many trials are scored, what must be left for the phases after this one.
-        evaluate_batch: scores the new candidates of a batch, and says what each of them took.
 
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
@@ -54,7 +52,19 @@ def search(
             return len(macs)
         return fitting(macs, _latest(study.trials), session.ledger.remaining() - reserve_seconds(study.scored))
 
-    for rows in study.batches(evaluate_batch or one_by_one(session, scoring, question.seed), may_start, max_trials):
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        return evaluate_batch(
+            scoring,
+            proposals,
+            study.trials,
+            seed=question.seed,
+            cost=question.cost,
+            clock=session.clock,
+            between=lambda: session.tick(phase, done, _detail(study.trials)),
+        )
+
+    done = 0.0
+    for rows in study.batches(evaluate, may_start, max_trials):
         session.run.append_trials([trial.to_row() for trial in rows])
         left = session.ledger.remaining() - keep_back
         done = 1 - left / max(started_with, 1e-9) if max_trials is None else study.scored / max_trials
@@ -69,18 +79,6 @@ def search(
     if study.exhausted:
         session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
     return study.trials
-
-
-def one_by_one(session: Session, scoring: Scoring, seed: int) -> Evaluate:
-    """Scores the candidates of a batch each for itself."""
-
-    def evaluate_batch(proposals: Sequence[Proposal]) -> Iterator[Trial]:
-        for p in proposals:
-            start = session.clock()
-            trial = evaluate(scoring, p.number, p.kind, p.candidate, p.macs, p.params, seed=seed)
-            yield replace(trial, seconds=round(session.clock() - start, 6))
-
-    return evaluate_batch
 
 
 def _latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:

@@ -1,14 +1,15 @@
-"""From a candidate to its score, with everything frozen.
+"""From candidates to their scores, with everything frozen.
 
 subnet -> calibrated BN statistics -> features of the target images -> closed-form heads -> held-out predictions ->
-metrics. Nothing here has a state: the same arguments give the same score, in whatever order candidates come.
+metrics. A batch of candidates shares what they begin with (`SubnetTree`), and is screened on part of the images first
+where that pays. Nothing here has a state: the same arguments give the same score, in whatever company candidates come.
 
 Shapes: B images of a batch, N fitted images, M held-out images, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,13 +21,16 @@ from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
 from nasimb.heads import ClosedFormSpec
+from nasimb.heads.base import leave_one_out
 from nasimb.heads.folds import balanced_log_loss
 from nasimb.metrics import Metrics, measure, objective_value
-from nasimb.nn.moments import Statistics, given
-from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial
+from nasimb.nn.moments import Statistics
+from nasimb.search.screening import Screen
+from nasimb.search.trial import Candidate
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.tree import SubnetTree
 
 FAILURES = (WorkError, MemoryError, torch.cuda.OutOfMemoryError, LinAlgError)
 """What one candidate or one head may fail with while the run goes on."""
@@ -45,6 +49,9 @@ class Scoring:
         heads: closed-form heads; the best of all their settings counts.
         objective: what the score is, a name in `nasimb.metrics.OBJECTIVES`.
         batch_size: images of one forward pass; fixed, so that scores do not depend on it.
+        screen: the part of the images that screens candidates; None: every candidate sees all of them.
+        dtype: number format of the convolutions.
+        memory_mib: most that maps of calibration images, and most that features of a batch of candidates, may take.
     """
 
     supernet: Supernet
@@ -56,6 +63,9 @@ class Scoring:
     objective: str
     batch_size: int
     device: torch.device
+    screen: Screen | None = None
+    dtype: torch.dtype = torch.float32
+    memory_mib: float = 4096
 
     @property
     def judged_counts_K(self) -> Tensor:
@@ -81,93 +91,130 @@ class Ranking:
     setting: float
 
 
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Of one candidate: features_ND of the fitted images, and of the hold-out if there is one."""
+
+    fitted_ND: Tensor
+    held_out_MD: Tensor | None
+
+
 def statistics_of(scoring: Scoring, candidate: Candidate) -> Statistics:
     """BN statistics of the candidate under its calibration policy."""
     return calibrate(scoring.supernet, candidate.subnet, scoring.calibration_images[candidate.calibration])
 
 
-@torch.no_grad()
 def features_of(scoring: Scoring, candidate: Candidate, statistics: Statistics, images: ImageSet) -> Tensor:
     """features_ND of `images`, float32 on the device, through the frozen super-network.
 
     Raises:
         WorkError: one of them is not finite.
     """
-    dimension = scoring.supernet.feature_dim(candidate.subnet)
-    features_ND = torch.empty(len(images), dimension, device=scoring.device)
-    moments_for = given(statistics)
-    for images_BCHW, positions_B in images.batches(scoring.batch_size, scoring.device):
-        features_ND[positions_B] = scoring.supernet.features(images_BCHW, candidate.subnet, moments_for)
-    wrong = int((~torch.isfinite(features_ND)).any(1).sum())
-    if wrong:
-        raise WorkError(
-            "features must be finite",
-            got=f"NaN or infinity for {wrong} of {len(images)} images in {candidate}",
-            do="Lower training.learning_rate.",
-        )
+    tree = SubnetTree.alone(scoring.supernet, candidate.subnet, statistics, dtype=scoring.dtype)
+    features_ND = sweep(scoring, tree, images, [0])[0]
+    check_finite(features_ND, candidate)
     return features_ND
 
 
-def rank(scoring: Scoring, candidate: Candidate) -> Ranking:
-    """The candidate's best held-out result over every closed-form head and setting.
+def sweep(
+    scoring: Scoring,
+    tree: SubnetTree,
+    images: ImageSet,
+    members: Sequence[int],
+    *,
+    between: Callable[[], None] = lambda: None,
+) -> dict[int, Tensor]:
+    """features_ND of all `images`, float32 on the device, of these members of the tree, in one pass over the images."""
+    found: dict[int, Tensor] = {}
+    for images_BCHW, positions_B in images.batches(scoring.batch_size, scoring.device):
+        between()
+        for member, features_BD in tree.features(images_BCHW, members).items():
+            if member not in found:
+                found[member] = features_BD.new_empty(len(images), features_BD.shape[1])
+            found[member][positions_B] = features_BD
+    return found
 
-    Ties go to the later head, and within a head to the smaller held-out loss. Losses of different heads do not
-    compare, so the loss reported, which breaks ties between candidates, is always that of the last head.
+
+def check_finite(features_ND: Tensor, candidate: Candidate) -> None:
+    """Raise WorkError if a feature is not finite."""
+    if torch.isfinite(features_ND).all():
+        return
+    wrong = int((~torch.isfinite(features_ND)).any(1).sum())
+    raise WorkError(
+        "features must be finite",
+        got=f"NaN or infinity for {wrong} of {len(features_ND)} images in {candidate}",
+        do="Lower training.learning_rate.",
+    )
+
+
+def rank(scoring: Scoring, candidate: Candidate) -> Ranking:
+    """The candidate's best held-out result over every closed-form head and setting, on all images.
 
     Raises:
         WorkError: its features are not finite.
     """
     statistics = statistics_of(scoring, candidate)
     features_ND = features_of(scoring, candidate, statistics, scoring.fitted)
-    if scoring.validation is None:
-        found = list(_leave_one_out(scoring, features_ND))
-    else:
+    held_out_MD = None
+    if scoring.validation is not None:
         held_out_MD = features_of(scoring, candidate, statistics, scoring.validation)
-        found = list(_hold_out(scoring, features_ND, held_out_MD))
+    return judge(scoring, Features(features_ND, held_out_MD))
+
+
+def judge(scoring: Scoring, features: Features) -> Ranking:
+    """The best held-out result over every closed-form head and setting, from features of all images.
+
+    Ties go to the later head, and within a head to the smaller held-out loss. Losses of different heads do not
+    compare, so the loss reported, which breaks ties between candidates, is always that of the last head.
+    """
+    if features.held_out_MD is None:
+        found = list(_leave_one_out(scoring, features.fitted_ND, scoring.fitted.labels_N, None))
+    else:
+        assert scoring.validation is not None
+        labels = scoring.fitted.labels_N, scoring.validation.labels_N
+        found = list(_hold_out(scoring, features.fitted_ND, features.held_out_MD, *labels))
+    return _best(scoring, found)
+
+
+def judge_part(scoring: Scoring, screen: Screen, features: Features) -> Ranking:
+    """`judge` from features of the screening part alone, for the objective of the whole."""
+    labels_N = scoring.fitted.labels_N[screen.fitted_M]
+    if features.held_out_MD is None:
+        found = list(_leave_one_out(scoring, features.fitted_ND, labels_N, scoring.fitted.class_counts_K))
+    else:
+        assert scoring.validation is not None
+        held_out_M = scoring.validation.labels_N[screen.validation_M]
+        found = list(_hold_out(scoring, features.fitted_ND, features.held_out_MD, labels_N, held_out_M))
+    return _best(scoring, found)
+
+
+def _best(scoring: Scoring, found: Sequence[Ranking]) -> Ranking:
     names = [head.name for head in scoring.heads]
     best = max(found, key=lambda ranking: (ranking.value, names.index(ranking.head), -ranking.balanced_loss))
     return replace(best, balanced_loss=min(r.balanced_loss for r in found if r.head == names[-1]))
 
 
-def evaluate(
-    scoring: Scoring, number: int, kind: str, candidate: Candidate, macs: int, params: int, *, seed: int
-) -> Trial:
-    """The finished trial of a candidate; failed, with its reason, where its features are of no use."""
-    device = str(scoring.device)
-    try:
-        ranking = rank(scoring, candidate)
-    except FAILURES as error:
-        return Trial(
-            number=number, state=FAILED, kind=kind, candidate=candidate, macs=macs, params=params, device=device,
-            seed=seed, reason=" ".join(str(error).split()),
-        )  # fmt: skip
-    metrics = ranking.metrics
-    return Trial(
-        number=number, state=FINISHED, kind=kind, candidate=candidate, macs=macs, params=params, device=device,
-        seed=seed, score=ranking.value, balanced_accuracy=metrics.balanced_accuracy, many=metrics.many,
-        medium=metrics.medium, few=metrics.few, worst_recall=metrics.worst_recall,
-        balanced_loss=ranking.balanced_loss, head=ranking.head, setting=ranking.setting,
-    )  # fmt: skip
+def _leave_one_out(
+    scoring: Scoring, features_ND: Tensor, labels_N: Tensor, images_K: Tensor | None
+) -> Iterator[Ranking]:
+    on_device_N = labels_N.to(features_ND.device)
+    num_classes = scoring.fitted.num_classes
+    for result in leave_one_out(scoring.heads, features_ND, on_device_N, num_classes, images_K=images_K):
+        yield _ranking(
+            scoring, result.predicted_N, labels_N, result.name, float(result.setting), float(result.balanced_loss)
+        )
 
 
-def _leave_one_out(scoring: Scoring, features_ND: Tensor) -> Iterator[Ranking]:
-    labels_N = scoring.fitted.labels_N
-    for head in scoring.heads:
-        for result in head.score(features_ND, labels_N.to(features_ND.device), scoring.fitted.num_classes):
-            yield _ranking(
-                scoring, result.predicted_N, labels_N, result.name, float(result.setting), float(result.balanced_loss)
-            )
-
-
-def _hold_out(scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor) -> Iterator[Ranking]:
-    assert scoring.validation is not None
-    labels_N, labels_M = scoring.fitted.labels_N.to(features_ND.device), scoring.validation.labels_N
+def _hold_out(
+    scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor, labels_N: Tensor, held_out_labels_M: Tensor
+) -> Iterator[Ranking]:
+    labels_N = labels_N.to(features_ND.device)
     for spec in scoring.heads:
         for setting in spec.grid:
             head = spec.fit(features_ND, labels_N, scoring.fitted.num_classes, setting)
             logits_MK = head.logits(held_out_MD).double().cpu()
-            loss = balanced_log_loss(logits_MK, labels_M)
-            yield _ranking(scoring, logits_MK.argmax(1), labels_M, spec.name, float(setting), loss)
+            loss = balanced_log_loss(logits_MK, held_out_labels_M)
+            yield _ranking(scoring, logits_MK.argmax(1), held_out_labels_M, spec.name, float(setting), loss)
 
 
 def _ranking(

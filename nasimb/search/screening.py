@@ -11,6 +11,7 @@ Shapes: N images, M images of the part, K classes, T candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasimb.search.trial import FINISHED, SCREENED, Trial
 from nasimb.supernet.sampling import generator_for
 
 SHARE = 0.1
@@ -42,6 +44,23 @@ class Screen:
     fitted_M: Tensor
     validation_M: Tensor | None
     eta: int
+
+    def receipt(self, trials: Sequence[Trial], images: int) -> dict[str, float | int]:
+        """How many were screened and promoted, on how many of the images, and about what that saved.
+
+        A screened candidate would have cost what promoted ones did for as many MACs: the smallest and the largest,
+        which are promoted in any case, left aside.
+        """
+        screened = [trial for trial in trials if trial.state == SCREENED]
+        promoted = [trial for trial in trials if trial.state == FINISHED and trial.screen_score is not None]
+        chosen = [trial for trial in promoted if trial.kind not in ("smallest", "largest")] or promoted
+        full_seconds = sum(trial.seconds for trial in chosen) / max(sum(trial.macs for trial in chosen), 1)
+        saved_seconds = full_seconds * sum(trial.macs for trial in screened) - sum(trial.seconds for trial in screened)
+        return {
+            "images": len(self.fitted_M), "of_images": images, "eta": self.eta,
+            "screened": len(screened) + len(promoted), "promoted": len(promoted),
+            "saved_seconds": round(max(saved_seconds, 0.0), 3),
+        }  # fmt: skip
 
 
 def class_capped(labels_N: Tensor, *, seed: int, cap: int | None = None) -> Tensor | None:

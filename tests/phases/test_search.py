@@ -26,14 +26,16 @@ def run(shop: Any, max_trials: int | None = 8, reserve: float = 0.0) -> list[Tri
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, which: Callable[[int], bool]) -> list[Any]:
-    original, asked = phase.evaluate, []
+    original, asked = phase.evaluate_batch, []
 
-    def evaluate(scoring: Any, number: int, kind: str, candidate: Any, *args: Any, **options: Any) -> Trial:
-        asked.append(candidate)
-        trial = original(scoring, number, kind, candidate, *args, **options)
-        return replace(trial, state=FAILED, score=None, reason="features are NaN") if which(number) else trial
+    def evaluate_batch(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
+        asked.extend(proposal.candidate for proposal in proposals)
+        return [
+            replace(trial, state=FAILED, score=None, reason="features are NaN") if which(trial.number) else trial
+            for trial in original(scoring, proposals, *args, **options)
+        ]
 
-    monkeypatch.setattr(phase, "evaluate", evaluate)
+    monkeypatch.setattr(phase, "evaluate_batch", evaluate_batch)
     return asked
 
 
@@ -95,11 +97,13 @@ def test_rows_of_a_batch_are_written_together_and_before_anything_else_happens(
     assert sum(written) == len(shop.run.read_trials())
 
 
-def test_the_detail_says_how_many_were_screened_and_promoted(workshop: Workshop) -> None:
+def test_the_detail_says_how_many_were_screened_and_promoted(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop, shown = workshop(), []
     shop.watcher.show = shown.append
 
-    def evaluate_batch(proposals: Sequence[Proposal]) -> list[Trial]:
+    def evaluate_batch(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
         def trial(p: Proposal) -> Trial:
             values = {"state": SCREENED} if p.number % 3 else {"state": FINISHED, "score": 0.5}
             return Trial(number=p.number, kind=p.kind, candidate=p.candidate, macs=p.macs, params=p.params,
@@ -107,8 +111,8 @@ def test_the_detail_says_how_many_were_screened_and_promoted(workshop: Workshop)
 
         return [trial(p) for p in proposals]
 
-    trials = search(shop.session, shop.scoring, shop.question, evaluate_batch=evaluate_batch, max_trials=12,
-                    reserve_seconds=lambda scored: 0.0)  # fmt: skip
+    monkeypatch.setattr(phase, "evaluate_batch", evaluate_batch)
+    trials = run(shop, 12)
     assert sum(trial.state == SCREENED for trial in trials) == 8
     assert shown[-1].detail.startswith("12 candidates (12 screened, 4 promoted), best 0.500 at ")
     assert shown[-1].fraction == 1.0
@@ -116,13 +120,13 @@ def test_the_detail_says_how_many_were_screened_and_promoted(workshop: Workshop)
 
 def test_nothing_starts_that_would_eat_into_the_reserve(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = workshop(limit=100.0)
-    original = phase.evaluate
+    original = phase.evaluate_batch
 
-    def slow(*args: Any, **options: Any) -> Trial:
-        shop.clock.now += 3.0
-        return original(*args, **options)
+    def slow(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
+        shop.clock.now += 3.0 * len(proposals)
+        return [replace(trial, seconds=3.0) for trial in original(scoring, proposals, *args, **options)]
 
-    monkeypatch.setattr(phase, "evaluate", slow)
+    monkeypatch.setattr(phase, "evaluate_batch", slow)
     trials = run(shop, None, reserve=40.0)
     assert 54.0 <= shop.session.ledger.spent("search") <= 60.0
     assert all(trial.seconds == 3.0 for trial in trials if trial.state == FINISHED)

@@ -1,0 +1,240 @@
+"""A batch of candidates, scored together: one tree, one pass over the part that screens, one over the rest.
+
+Each candidate is charged its share of what the batch took: of the calibration and of every pass by its MACs, of its
+heads what they took. Scores are those that every candidate would get alone; only the promotion looks at others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasimb.budget import Clock
+from nasimb.data.base import ImageSet
+from nasimb.search.candidate import FAILURES, Features, Ranking, Scoring, check_finite, judge, judge_part, sweep
+from nasimb.search.screening import Screen, promoted
+from nasimb.search.study import Proposal
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.supernet.tree import SubnetTree
+
+Between = Callable[[], None]
+
+
+def evaluate_batch(
+    scoring: Scoring,
+    proposals: Sequence[Proposal],
+    earlier: Sequence[Trial],
+    *,
+    seed: int,
+    cost: str | None,
+    clock: Clock,
+    between: Between = lambda: None,
+) -> list[Trial]:
+    """The trials of these proposals, in their order: finished, screened (not promoted), or failed with the reason.
+
+    Args:
+        earlier: trials so far; a newcomer is promoted when it is among the best of them and its batch.
+        seed: of the study, for the record.
+        cost: "macs" or "params" of a Pareto search, where promotion looks at it too; else None.
+        between: called between two units of work; what it raises ends the batch.
+    """
+    try:
+        batch = _Batch(scoring, proposals, clock, between)
+        return batch.trials(earlier, seed, cost)
+    except FAILURES as error:
+        if len(proposals) == 1:
+            return [_Batch.failed(proposals[0], error, scoring, seed, 0.0)]
+    # One candidate's failure, or want of memory for all of them at once, is not to cost the others their score.
+    found: list[Trial] = []
+    for proposal in proposals:
+        found += evaluate_batch(
+            scoring, [proposal], [*earlier, *found], seed=seed, cost=cost, clock=clock, between=between
+        )
+    return found
+
+
+class _Batch:
+    """The tree of a batch, and what each of its members has cost and failed with so far."""
+
+    def __init__(self, scoring: Scoring, proposals: Sequence[Proposal], clock: Clock, between: Between) -> None:
+        self.scoring, self.proposals, self.clock, self.between = scoring, proposals, clock, between
+        self.seconds = dict.fromkeys(range(len(proposals)), 0.0)
+        self.errors: dict[int, Exception] = {}
+        with self._shared(range(len(proposals))):
+            self.tree = SubnetTree(
+                scoring.supernet,
+                [(proposal.candidate.calibration, proposal.candidate.subnet) for proposal in proposals],
+                scoring.calibration_images,
+                dtype=scoring.dtype,
+                limit_bytes=self._limit_bytes,
+                between=between,
+            )
+
+    @property
+    def _limit_bytes(self) -> float:
+        return self.scoring.memory_mib * 2**20
+
+    def trials(self, earlier: Sequence[Trial], seed: int, cost: str | None) -> list[Trial]:
+        """Every member's trial."""
+        members = range(len(self.proposals))
+        screen = self.scoring.screen
+        if screen is None:
+            first: dict[int, Ranking] = {}
+            whole = dict(self._judged(members, {}))
+        else:
+            parts = dict(self._parts(screen, members))
+            ranked = ((member, self._ranked(member, features, screen)) for member, features in parts.items())
+            first = {member: ranking for member, ranking in ranked if ranking is not None}
+            promoted_members = self._promoted(first, screen, earlier, cost)
+            whole = dict(self._judged(promoted_members, {member: parts[member] for member in promoted_members}))
+        return [self._trial(member, first.get(member), whole.get(member), seed) for member in members]
+
+    def _parts(self, screen: Screen, members: Sequence[int]) -> Iterator[tuple[int, Features]]:
+        """Features of the part that screens."""
+        scoring = self.scoring
+        for group in self._groups(members, len(screen.fitted_M)):
+            fitted = self._sweep(scoring.fitted.subset(screen.fitted_M), group)
+            held_out: dict[int, Tensor] = {}
+            if scoring.validation is not None and screen.validation_M is not None:
+                held_out = self._sweep(scoring.validation.subset(screen.validation_M), group)
+            for member in group:
+                yield member, Features(fitted[member], held_out.get(member))
+
+    def _judged(self, members: Sequence[int], parts: dict[int, Features]) -> Iterator[tuple[int, Ranking]]:
+        """Rankings on all images; what was computed for the part is not computed again."""
+        scoring, screen = self.scoring, self.scoring.screen
+        for group in self._groups(members, len(scoring.fitted)):
+            fitted = self._completed(
+                scoring.fitted, group, None if screen is None else screen.fitted_M,
+                {member: part.fitted_ND for member, part in parts.items()},
+            )  # fmt: skip
+            held_out: dict[int, Tensor] = {}
+            if scoring.validation is not None:
+                held_out = self._completed(
+                    scoring.validation, group, None if screen is None else screen.validation_M,
+                    {member: part.held_out_MD for member, part in parts.items() if part.held_out_MD is not None},
+                )  # fmt: skip
+            for member in group:
+                ranking = self._ranked(member, Features(fitted.pop(member), held_out.pop(member, None)), None)
+                if ranking is not None:
+                    yield member, ranking
+
+    def _completed(
+        self, images: ImageSet, group: Sequence[int], known_M: Tensor | None, known: dict[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """Features of all images, given those at the positions `known_M`."""
+        if known_M is None or not known:
+            return self._sweep(images, group)
+        rest = torch.ones(len(images), dtype=torch.bool)
+        rest[known_M] = False
+        rest_M = rest.nonzero().flatten()
+        found: dict[int, Tensor] = {}
+        swept = self._sweep(images.subset(rest_M), group)
+        for member in group:
+            found[member] = swept[member].new_empty(len(images), swept[member].shape[1])
+            found[member][known_M], found[member][rest_M] = known.pop(member), swept.pop(member)
+        return found
+
+    def _sweep(self, images: ImageSet, group: Sequence[int]) -> dict[int, Tensor]:
+        with self._shared(group):
+            return sweep(self.scoring, self.tree, images, group, between=self.between)
+
+    def _ranked(self, member: int, features: Features, screen: Screen | None) -> Ranking | None:
+        """From the features of the part that screens, or of all images; None where it failed."""
+        with self._own(member):
+            check_finite(features.fitted_ND, self.proposals[member].candidate)
+            return judge(self.scoring, features) if screen is None else judge_part(self.scoring, screen, features)
+        return None
+
+    def _promoted(
+        self, first: dict[int, Ranking], screen: Screen, earlier: Sequence[Trial], cost: str | None
+    ) -> list[int]:
+        """Members that go on to all images: the best, the ends of the space, and the first random one."""
+        before = [trial for trial in earlier if trial.state in (FINISHED, SCREENED)]
+        scores = [0.0 if trial.screen_score is None else trial.screen_score for trial in before]
+        costs = [_cost(trial, cost) for trial in before]
+        missing = {"smallest", "largest", "random"} - {trial.kind for trial in before}
+        chosen = []
+        for member, ranking in first.items():
+            proposal = self.proposals[member]
+            own_cost = _cost(proposal, cost)
+            good = promoted(ranking.value, own_cost, np.array(scores), np.array(costs), screen.eta)
+            if good or proposal.kind in missing:
+                chosen.append(member)
+            missing.discard(proposal.kind)
+            scores.append(ranking.value)
+            costs.append(own_cost)
+        return chosen
+
+    def _groups(self, members: Sequence[int], images: int) -> Iterator[list[int]]:
+        """Members whose features of so many images fit in memory together."""
+        supernet = self.scoring.supernet
+        group: list[int] = []
+        taken = 0
+        for member in members:
+            needed = 4 * images * supernet.feature_dim(self.proposals[member].candidate.subnet)
+            if group and taken + needed > self._limit_bytes:
+                yield group
+                group, taken = [], 0
+            group.append(member)
+            taken += needed
+        if group:
+            yield group
+
+    @contextmanager
+    def _shared(self, members: Sequence[int]) -> Iterator[None]:
+        start = self.clock()
+        yield
+        taken, total = self.clock() - start, sum(self.proposals[member].macs for member in members)
+        for member in members:
+            self.seconds[member] += taken * self.proposals[member].macs / total
+
+    @contextmanager
+    def _own(self, member: int) -> Iterator[None]:
+        """Charge the time to one member, which alone fails if anything does."""
+        self.between()
+        start = self.clock()
+        try:
+            yield
+        except FAILURES as error:
+            self.errors[member] = error
+        self.seconds[member] += self.clock() - start
+
+    def _trial(self, member: int, first: Ranking | None, whole: Ranking | None, seed: int) -> Trial:
+        proposal, seconds = self.proposals[member], round(self.seconds[member], 6)
+        if member in self.errors:
+            return self.failed(proposal, self.errors[member], self.scoring, seed, seconds)
+        ranking = whole or first
+        assert ranking is not None
+        metrics = ranking.metrics
+        return replace(
+            _blank(proposal, self.scoring, seed, seconds),
+            state=SCREENED if whole is None else FINISHED,
+            score=None if whole is None else whole.value,
+            screen_score=None if first is None else first.value,
+            balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium, few=metrics.few,
+            worst_recall=metrics.worst_recall, balanced_loss=ranking.balanced_loss, head=ranking.head,
+            setting=ranking.setting,
+        )  # fmt: skip
+
+    @staticmethod
+    def failed(proposal: Proposal, error: Exception, scoring: Scoring, seed: int, seconds: float) -> Trial:
+        """The trial of a proposal that cannot be scored."""
+        reason = " ".join(str(error).split())
+        return replace(_blank(proposal, scoring, seed, seconds), state=FAILED, reason=reason)
+
+
+def _cost(one: Trial | Proposal, cost: str | None) -> float:
+    return 0.0 if cost is None else float(getattr(one, cost))
+
+
+def _blank(proposal: Proposal, scoring: Scoring, seed: int, seconds: float) -> Trial:
+    return Trial(
+        number=proposal.number, state=FAILED, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
+        params=proposal.params, seconds=seconds, device=str(scoring.device), seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,260 @@
+"""A batch of candidates: every score as alone, screening that saves and says so, failures that stay their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nasimb.data.base import ImageSet
+from nasimb.data.store import TensorStore
+from nasimb.heads import HEADS
+from nasimb.heads.base import leave_one_out
+from nasimb.metrics import measure
+from nasimb.search import engine
+from nasimb.search.candidate import Scoring, features_of, rank, statistics_of
+from nasimb.search.engine import evaluate_batch
+from nasimb.search.screening import Screen, class_capped
+from nasimb.search.study import Proposal
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Candidate, Trial
+from nasimb.space import SearchSpace, Stage
+from nasimb.supernet import build_supernet
+
+SPACE = SearchSpace(
+    name="tiny", backbone="resnet", stem_width=4, resolutions=(6, 8), taps=(1, 2),
+    stages=(
+        Stage(depths=(1, 2), widths=(4, 6), kernel_sizes=(3,), norms=("bn", "nbn")),
+        Stage(depths=(1, 2), widths=(6, 10), kernel_sizes=(3, 5), norms=("bn",), stride=2),
+    ),
+)  # fmt: skip
+COUNTS = (240, 120, 9, 1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(counts: tuple[int, ...], seed: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    labels_N = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    pixels = torch.randint(0, 160, (len(labels_N), 1, 8, 8), generator=generator)
+    for position, label in enumerate(labels_N.tolist()):
+        pixels[position, :, 2 * label : 2 * label + 2] += 50
+    order_N = torch.randperm(len(labels_N), generator=generator)
+    store = TensorStore(pixels[order_N].to(torch.uint8), [(f"made {seed} ", len(labels_N))])
+    return ImageSet(store, torch.arange(len(labels_N)), labels_N[order_N], tuple("abcd"))
+
+
+def make_scoring(**changes: Any) -> Scoring:
+    mean_C, std_C = torch.full((1,), 90.0), torch.full((1,), 60.0)
+    supernet = build_supernet(SPACE, 1, 4, mean_C, std_C, torch.Generator().manual_seed(0)).eval()
+    fitted, source = images(COUNTS, 1), images((8, 8, 8, 8), 2)
+    options: dict[str, Any] = {
+        "supernet": supernet.requires_grad_(False), "fitted": fitted, "validation": None,
+        "class_counts_K": fitted.class_counts_K,
+        "calibration_images": {"source": source.store.read(source.indices_N, torch.device("cpu"))},
+        "heads": tuple(HEADS[name]() for name in ("ridge", "gda")), "objective": "balanced_accuracy",
+        "batch_size": 64, "device": torch.device("cpu"),
+    }  # fmt: skip
+    return Scoring(**{**options, **changes})
+
+
+def screened(scoring: Scoring, eta: int = 3) -> Scoring:
+    part_M = class_capped(scoring.fitted.labels_N, seed=0)
+    assert part_M is not None
+    held_M = None if scoring.validation is None else class_capped(scoring.validation.labels_N, seed=0, cap=4)
+    return replace(scoring, screen=Screen(part_M, held_M, eta))
+
+
+def proposals(scoring: Scoring, count: int, kind: str = "sampler") -> list[Proposal]:
+    rng = np.random.default_rng(0)
+    subnets = [SPACE.sample(rng) for _ in range(count)]
+    return [
+        Proposal(number, kind, Candidate(subnet, "source"), *scoring.cost_of(subnet))
+        for number, subnet in enumerate(subnets)
+    ]
+
+
+class Ticks:
+    """A clock that goes on by one at every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def run(scoring: Scoring, batch: list[Proposal], earlier: list[Trial] | None = None, **options: Any) -> list[Trial]:
+    options = {"seed": 3, "cost": None, "clock": Ticks(), **options}
+    return evaluate_batch(scoring, batch, earlier or [], **options)
+
+
+def without_seconds(trials: list[Trial]) -> list[Trial]:
+    return [replace(trial, seconds=0.0) for trial in trials]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("screening", [False, True])
+def test_a_batch_scores_every_candidate_as_it_is_scored_alone(held_out: bool, screening: bool) -> None:
+    scoring = make_scoring(validation=images((30, 20, 6, 4), 9) if held_out else None)
+    scoring = screened(scoring) if screening else scoring
+    batch = proposals(scoring, 10)
+    together = run(scoring, batch)
+    alone: list[Trial] = []
+    for proposal in batch:
+        alone += run(scoring, [proposal], alone)
+    assert without_seconds(together) == without_seconds(alone)
+    # Wherever a kill cuts the batch, the rest is judged the same.
+    assert without_seconds(run(scoring, batch[4:], together[:4])) == without_seconds(together[4:])
+    states = {trial.state for trial in together}
+    assert states == ({FINISHED, SCREENED} if screening else {FINISHED})
+
+
+def test_full_scores_are_those_of_rank() -> None:
+    scoring = make_scoring()
+    batch = proposals(scoring, 4)
+    for trial in run(scoring, batch):
+        expected = rank(scoring, trial.candidate)
+        assert (trial.score, trial.head, trial.setting) == (expected.value, expected.head, expected.setting)
+        assert trial.screen_score is None
+
+
+def test_a_promoted_candidate_has_the_score_it_would_have_without_screening() -> None:
+    scoring = make_scoring()
+    batch = proposals(scoring, 12)
+    plain = {trial.number: trial for trial in run(scoring, batch)}
+    promoted = [trial for trial in run(screened(scoring), batch) if trial.state == FINISHED]
+    assert 1 <= len(promoted) < 12
+    for trial in promoted:
+        assert trial.score == pytest.approx(plain[trial.number].score, abs=1e-9)
+
+
+def test_the_screening_score_is_leave_one_out_on_the_part_for_the_whole_objective() -> None:
+    scoring = screened(make_scoring())
+    assert scoring.screen is not None
+    batch = proposals(scoring, 3)
+    part = scoring.fitted.subset(scoring.screen.fitted_M)
+    assert part.class_counts_K[2:].tolist() == [9, 1]
+    for trial in run(scoring, batch):
+        features_ND = features_of(scoring, trial.candidate, statistics_of(scoring, trial.candidate), part)
+        results = leave_one_out(
+            scoring.heads, features_ND, part.labels_N, 4, images_K=scoring.fitted.class_counts_K
+        )
+        counts_K = scoring.class_counts_K.numpy()
+        best = max(
+            measure(one.predicted_N.numpy(), part.labels_N.numpy(), counts_K).balanced_accuracy for one in results
+        )
+        assert trial.screen_score == pytest.approx(best, abs=1e-9)
+
+
+def test_features_of_the_part_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = engine.sweep
+
+    def watching(scoring: Scoring, tree: Any, swept: ImageSet, members: Any, **options: Any) -> Any:
+        seen.append(len(swept))
+        return original(scoring, tree, swept, members, **options)
+
+    monkeypatch.setattr(engine, "sweep", watching)
+    scoring = screened(make_scoring())
+    assert scoring.screen is not None
+    run(scoring, proposals(scoring, 5))
+    part = len(scoring.screen.fitted_M)
+    assert seen == [part, sum(COUNTS) - part]
+
+
+def test_the_ends_of_the_space_and_a_random_one_are_always_scored_in_full() -> None:
+    scoring = screened(make_scoring(), eta=9)
+    best = Trial(
+        number=0, state=SCREENED, kind="sampler", candidate=Candidate(SPACE.smallest(), "source"), macs=1, params=1,
+        screen_score=1.1,
+    )  # fmt: skip
+    batch = proposals(scoring, 5, "random")
+    kinds = ("smallest", "largest", "random", "random", "sampler")
+    batch = [replace(proposal, kind=kind) for proposal, kind in zip(batch, kinds, strict=True)]
+    states = [trial.state for trial in run(scoring, batch, [best] * 9)]
+    assert states == [FINISHED, FINISHED, FINISHED, SCREENED, SCREENED]
+
+
+def test_a_pareto_search_promotes_the_cheapest_whatever_its_score() -> None:
+    scoring = screened(make_scoring(), eta=9)
+    batch = sorted(proposals(scoring, 8), key=lambda proposal: -proposal.macs)
+    cheapest = min(proposal.macs for proposal in batch)
+    states = {trial.macs: trial.state for trial in run(scoring, batch, cost="macs")}
+    assert states[cheapest] == FINISHED
+
+
+def test_every_second_of_a_batch_is_charged_to_someone() -> None:
+    scoring, clock = screened(make_scoring()), Ticks()
+    start = clock()
+    trials = run(scoring, proposals(scoring, 6), clock=clock)
+    measured = clock() - start
+    assert all(trial.seconds > 0 for trial in trials)
+    # Every second look of this clock falls between two measurements.
+    assert 0.4 * measured <= sum(trial.seconds for trial in trials) <= measured
+
+
+def test_features_that_are_not_finite_fail_their_candidate_alone() -> None:
+    scoring = make_scoring()
+    batch = proposals(scoring, 12)
+    with torch.no_grad():  # the largest kernels of the last stage, which only some of the candidates use
+        block = scoring.supernet.stages[1][1]
+        block.conv2.weight.fill_(float("nan"))
+    trials = run(scoring, batch)
+    for trial in trials:
+        broken = trial.candidate.subnet.depths[1] == 2
+        assert (trial.state == FAILED) is broken
+        assert ("must be finite" in (trial.reason or "")) is broken
+    assert {trial.state for trial in trials} == {FAILED, FINISHED}
+
+
+def test_a_batch_that_does_not_fit_is_scored_one_by_one() -> None:
+    scoring = make_scoring()
+    batch = proposals(scoring, 8)
+    expected = without_seconds(run(scoring, batch))
+    # Enough for the calibration maps of any one candidate, not for those that a tree of them keeps.
+    sizes = [4 * 32 * 6 * 64 * k / 2**20 for k in range(1, 40)]
+    found = [run(replace(scoring, memory_mib=mib), batch) for mib in sizes]
+    assert without_seconds(found[-1]) == expected
+    assert all(trial.state == FAILED for trial in found[0])
+    assert "calibration_images" in str(found[0][0].reason)
+    partly = [trials for trials in found if any(trial.state == FINISHED for trial in trials)]
+    for trials in partly:
+        for trial, wanted in zip(without_seconds(trials), expected, strict=True):
+            assert trial.state == FAILED or trial == wanted
+
+
+def test_features_beyond_the_memory_are_made_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring = make_scoring(fitted=images((2400, 1200, 9, 2), 1))
+    batch = proposals(scoring, 6)
+    expected = without_seconds(run(scoring, batch))
+    groups: list[int] = []
+    original = engine.sweep
+
+    def watching(scoring: Scoring, tree: Any, swept: ImageSet, members: Any, **options: Any) -> dict[int, Tensor]:
+        groups.append(len(members))
+        return original(scoring, tree, swept, members, **options)
+
+    monkeypatch.setattr(engine, "sweep", watching)
+    assert without_seconds(run(replace(scoring, memory_mib=0.5), batch)) == expected
+    assert len(groups) > 1
+    assert sum(groups) == 6
+
+
+def test_a_signal_between_two_units_ends_the_batch() -> None:
+    def between() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_scoring(), proposals(make_scoring(), 2), between=between)
