@@ -154,7 +154,7 @@ class _Stack:
         heads, present = bias_HP.shape
         gradient_QD = torch.zeros_like(weight_HPD).flatten(0, 1)
         value_H = heads_HV.new_zeros(heads, dtype=torch.float64)
-        errors_HP, own_PH = torch.zeros_like(bias_HP), torch.zeros_like(bias_HP.T)
+        errors_HP, pull_H = torch.zeros_like(bias_HP), torch.zeros_like(bias_HP[:, 0])
         stacked_QD, shift_Q = weight_HPD.flatten(0, 1), (bias_HP + self.log_counts_HP).flatten()
         for part in parts(len(self.rotated_ND), max(1, heads * present // 2), heads_HV.device):
             images_BD, shares_BH = self.rotated_ND[part], self.shares_NH[part]
@@ -168,12 +168,15 @@ class _Stack:
             odds_BHP *= shares_BH[..., None]
             gradient_QD.addmm_(odds_BHP.flatten(1).T, images_BD)
             errors_HP += odds_BHP.sum(0)
-            indicators_PB = torch.nn.functional.one_hot(positions_B, present).T.to(heads_HV)
-            own_PH += indicators_PB @ (shares_BH * (1.0 - probable_BH))
+            pull_H += (shares_BH * (1.0 - probable_BH)).sum(0)
         value_H = value_H + 0.5 * self.penalties_H * weight_HPD.square().sum((1, 2))
         gradient_HPD = gradient_QD.view_as(weight_HPD) + self.penalties_H[:, None, None] * weight_HPD
-        # What other classes' images pull: all errors without the own images' (which are negative).
-        curvature_HP = (errors_HP + own_PH.T).clamp_min_(SMALLEST_CURVATURE)
+        # As in `nasimb.heads.minimise`: the mean follows the pulls, which are what the own classes lack; the ratios
+        # are those at logits 0, where the probabilities are the shares of the classes.
+        shares_HP = self.log_counts_HP.softmax(1)
+        ratios_HP = shares_HP * (1.0 - shares_HP)
+        curvature_HP = pull_H[:, None] * ratios_HP / ratios_HP.sum(1, keepdim=True)
+        curvature_HP = curvature_HP.clamp_min(SMALLEST_CURVATURE)
         curvature_HPD = curvature_HP[..., None] * self.prepared.moments_D + self.penalties_H[:, None, None]
         return _Evaluated(value_H, _flat(gradient_HPD, errors_HP), _flat(curvature_HPD, curvature_HP))
 
