@@ -22,7 +22,7 @@ from tiny_run import ASSIGNED, DATA, SPACE
 import nasimb
 from nasimb.cli import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Pictures = Callable[..., Path]
 
 

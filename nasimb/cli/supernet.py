@@ -1,0 +1,45 @@
+"""`nasimb supernet train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasimb.cli.options import DATA_FORMS, Sampling
+from nasimb.display import watching
+
+
+def supernet_train(
+    source: Annotated[str, typer.Option(help=f"Balanced images: {DATA_FORMS}.")],
+    out: Annotated[Path, typer.Option(help="Folder the super-network is left in; the same command on it resumes.")],
+    budget: Annotated[str, typer.Option(help="What it may cost: 4gpu-h, 30min, 2cpu-h.")],
+    space: Annotated[
+        str, typer.Option(help="Networks it holds: digits-resnet, cifar-resnet, or a path ending in .yaml.")
+    ] = "cifar-resnet",
+    sampling: Annotated[
+        Sampling, typer.Option(help="How often classes are drawn: as they are, all alike, or between.")
+    ] = Sampling.balanced,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Allow CIFAR to be downloaded.")] = False,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Any option of the training: --set batch_size=128. Repeatable.")
+    ] = None,
+) -> None:
+    """Train a super-network on balanced images and keep it for any number of searches (--supernet DIR).
+
+    The same command again resumes an interrupted training.
+    """
+    from nasimb.config import load_config
+    from nasimb.pipeline import train_supernet
+
+    assignments = [f"training.sampling={sampling.value}", *(f"training.{text}" for text in assign or [])]
+    options = {"data": source, "source": source, "space": space, "budget": budget, "seed": seed, "device": device,
+               "download": download}  # fmt: skip
+    config = load_config(None, options, assignments)
+    with watching() as (watcher, stop):
+        info = train_supernet(config, out, watcher=watcher, stop=stop)
+    print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
+    print(f"nasimb search --supernet {out} --data ... --budget ...")
