@@ -13,6 +13,7 @@ from nasimb.heads.base import (
 from nasimb.heads.gda import GdaSpec
 from nasimb.heads.head import CosineHead, Head
 from nasimb.heads.logistic import LogisticSpec
+from nasimb.heads.quick import QuickLogisticSpec
 from nasimb.heads.ridge import RidgeSpec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LeaveOneOut",
     "LogisticSpec",
     "MomentSpec",
+    "QuickLogisticSpec",
     "fit_stream",
     "leave_one_out",
     "leave_one_out_stream",
@@ -31,4 +33,5 @@ __all__ = [
 HEADS: dict[str, type[ClosedFormSpec]] = {
     "ridge": RidgeSpec,
     "gda": GdaSpec,
+    "quick_logistic": QuickLogisticSpec,
 }
