@@ -118,7 +118,7 @@ class RunConfig(Spec):
     objective: str = "balanced_accuracy"
     max_macs: int | None = None
     max_params: int | None = None
-    sampler: str = "tpe"
+    sampler: str = "evolution"
     calibrations: Annotated[tuple[str, ...], Field(min_length=1)] = ("source",)
     seed: NonNegativeInt = 0
     device: str = "auto"

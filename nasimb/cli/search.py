@@ -72,7 +72,7 @@ def search(
     ] = None,
     max_params: Annotated[str | None, typer.Option(help="Most parameters, e.g. 300K.", rich_help_panel=HOW)] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="tpe (default), evolution, nsga2 or random.", rich_help_panel=HOW)
+        str | None, typer.Option(help="evolution (default), tpe, nsga2 or random.", rich_help_panel=HOW)
     ] = None,
     sampling: Annotated[
         Sampling | None,
