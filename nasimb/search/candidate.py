@@ -20,9 +20,9 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
-from nasimb.heads import ClosedFormSpec
-from nasimb.heads.base import leave_one_out
+from nasimb.heads import ClosedFormSpec, LeaveOneOut, MomentSpec, leave_one_out, leave_one_out_stream
 from nasimb.heads.folds import balanced_log_loss
+from nasimb.heads.moments import Chunks
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.search.screening import Screen
@@ -188,6 +188,23 @@ def judge_part(scoring: Scoring, screen: Screen, features: Features) -> Ranking:
     return _best(scoring, found)
 
 
+def judge_stream(scoring: Scoring, chunks: Chunks) -> Ranking:
+    """`judge` where the features of all fitted images do not fit in memory together.
+
+    Raises:
+        WorkError: a head or a hold-out needs them to.
+    """
+    heads = [head for head in scoring.heads if isinstance(head, MomentSpec)]
+    if scoring.validation is not None or len(heads) < len(scoring.heads):
+        raise WorkError(
+            "features of all images must fit in memory, unless leave-one-out of ridge or gda ranks",
+            got=f"more than {scoring.memory_mib:g} MiB of them",
+            do="Raise memory_mib, or rank by these heads alone.",
+        )
+    results = leave_one_out_stream(heads, chunks, scoring.fitted.class_counts_K.to(scoring.device))
+    return _best(scoring, [_of_result(scoring, result, scoring.fitted.labels_N) for result in results])
+
+
 def _best(scoring: Scoring, found: Sequence[Ranking]) -> Ranking:
     names = [head.name for head in scoring.heads]
     best = max(found, key=lambda ranking: (ranking.value, names.index(ranking.head), -ranking.balanced_loss))
@@ -200,9 +217,12 @@ def _leave_one_out(
     on_device_N = labels_N.to(features_ND.device)
     num_classes = scoring.fitted.num_classes
     for result in leave_one_out(scoring.heads, features_ND, on_device_N, num_classes, images_K=images_K):
-        yield _ranking(
-            scoring, result.predicted_N, labels_N, result.name, float(result.setting), float(result.balanced_loss)
-        )
+        yield _of_result(scoring, result, labels_N)
+
+
+def _of_result(scoring: Scoring, result: LeaveOneOut, labels_N: Tensor) -> Ranking:
+    setting, loss = float(result.setting), float(result.balanced_loss)
+    return _ranking(scoring, result.predicted_N, labels_N, result.name, setting, loss)
 
 
 def _hold_out(

@@ -16,7 +16,17 @@ from torch import Tensor
 
 from nasimb.budget import Clock
 from nasimb.data.base import ImageSet
-from nasimb.search.candidate import FAILURES, Features, Ranking, Scoring, check_finite, judge, judge_part, sweep
+from nasimb.search.candidate import (
+    FAILURES,
+    Features,
+    Ranking,
+    Scoring,
+    check_finite,
+    judge,
+    judge_part,
+    judge_stream,
+    sweep,
+)
 from nasimb.search.screening import Screen, promoted
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
@@ -109,6 +119,11 @@ class _Batch:
         """Rankings on all images; what was computed for the part is not computed again."""
         scoring, screen = self.scoring, self.scoring.screen
         for group in self._groups(members, len(scoring.fitted)):
+            if self._needed_bytes(group[0], len(scoring.fitted)) > self._limit_bytes:
+                ranking = self._streamed(group[0])
+                if ranking is not None:
+                    yield group[0], ranking
+                continue
             fitted = self._completed(
                 scoring.fitted, group, None if screen is None else screen.fitted_M,
                 {member: part.fitted_ND for member, part in parts.items()},
@@ -123,6 +138,20 @@ class _Batch:
                 ranking = self._ranked(member, Features(fitted.pop(member), held_out.pop(member, None)), None)
                 if ranking is not None:
                     yield member, ranking
+
+    def _streamed(self, member: int) -> Ranking | None:
+        """From features that never are in memory together: every sweep of the heads is a pass through the network."""
+        scoring, fitted = self.scoring, self.scoring.fitted
+
+        def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+            for images_BCHW, positions_B in fitted.batches(scoring.batch_size, scoring.device):
+                self.between()
+                labels_B = fitted.labels_N[positions_B].to(scoring.device)
+                yield self.tree.features(images_BCHW, [member])[member], labels_B
+
+        with self._own(member):
+            return judge_stream(scoring, chunks)
+        return None
 
     def _completed(
         self, images: ImageSet, group: Sequence[int], known_M: Tensor | None, known: dict[int, Tensor]
@@ -173,11 +202,10 @@ class _Batch:
 
     def _groups(self, members: Sequence[int], images: int) -> Iterator[list[int]]:
         """Members whose features of so many images fit in memory together."""
-        supernet = self.scoring.supernet
         group: list[int] = []
         taken = 0
         for member in members:
-            needed = 4 * images * supernet.feature_dim(self.proposals[member].candidate.subnet)
+            needed = self._needed_bytes(member, images)
             if group and taken + needed > self._limit_bytes:
                 yield group
                 group, taken = [], 0
@@ -185,6 +213,9 @@ class _Batch:
             taken += needed
         if group:
             yield group
+
+    def _needed_bytes(self, member: int, images: int) -> int:
+        return 4 * images * self.scoring.supernet.feature_dim(self.proposals[member].candidate.subnet)
 
     @contextmanager
     def _shared(self, members: Sequence[int]) -> Iterator[None]:

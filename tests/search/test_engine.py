@@ -148,9 +148,7 @@ def test_the_screening_score_is_leave_one_out_on_the_part_for_the_whole_objectiv
     assert part.class_counts_K[2:].tolist() == [9, 1]
     for trial in run(scoring, batch):
         features_ND = features_of(scoring, trial.candidate, statistics_of(scoring, trial.candidate), part)
-        results = leave_one_out(
-            scoring.heads, features_ND, part.labels_N, 4, images_K=scoring.fitted.class_counts_K
-        )
+        results = leave_one_out(scoring.heads, features_ND, part.labels_N, 4, images_K=scoring.fitted.class_counts_K)
         counts_K = scoring.class_counts_K.numpy()
         best = max(
             measure(one.predicted_N.numpy(), part.labels_N.numpy(), counts_K).balanced_accuracy for one in results
@@ -258,3 +256,28 @@ def test_a_signal_between_two_units_ends_the_batch() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(make_scoring(), proposals(make_scoring(), 2), between=between)
+
+
+def test_features_that_never_fit_are_streamed_to_the_same_score() -> None:
+    scoring = make_scoring(fitted=images((2400, 1200, 9, 2), 1))
+    batch = [proposal for proposal in proposals(scoring, 12) if proposal.candidate.subnet.taps == 2][:2]
+    expected = run(scoring, batch)
+    (small,) = {scoring.supernet.feature_dim(proposal.candidate.subnet) for proposal in batch[:1]}
+    mib = 4 * len(scoring.fitted) * (small - 1) / 2**20
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+
+    with_memory, without = replace(scoring, memory_mib=100), replace(scoring, memory_mib=max(mib, 0.15))
+    run(with_memory, batch[:1], between=between)
+    once, calls = calls, 0
+    (streamed,) = run(without, batch[:1], between=between)
+    assert calls > once + len(scoring.fitted) // scoring.batch_size - 2  # a second pass through the network
+    assert streamed.score == expected[0].score
+    assert streamed.head == expected[0].head
+    held_out = replace(without, validation=images((30, 20, 6, 4), 9))
+    (refused,) = run(held_out, batch[:1])
+    assert refused.state == FAILED
+    assert "memory_mib" in str(refused.reason)
