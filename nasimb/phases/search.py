@@ -22,6 +22,10 @@ GIVE_UP = 10
 HOPELESS = 50
 """Failures in a row after which any search ends."""
 
+MOST_TOGETHER_SECONDS = 120.0
+"""Several candidates are scored together only where they fit into so much: their rows are written when all are scored,
+so that this is what a kill loses, and a machine lent for less would never get on. One that takes longer goes alone."""
+
 
 def search(
     session: Session,
@@ -50,7 +54,15 @@ def search(
         # The smallest and the largest are needed whatever they cost; a budget too small for them was refused before.
         if len(study.trials) < 2:
             return len(macs)
-        return fitting(macs, _latest(study.trials), session.ledger.remaining() - reserve_seconds(study.scored))
+        seen, left = _latest(study.trials), session.ledger.remaining()
+        # What must be left may grow with the number scored, so that all may be too many where one is not.
+        together_seconds = min(left - reserve_seconds(study.scored + len(macs)), MOST_TOGETHER_SECONDS)
+        return fitting(macs, seen, together_seconds) or fitting(macs[:1], seen, left - reserve_seconds(study.scored))
+
+    def done() -> float:
+        if max_trials is not None:
+            return study.scored / max_trials
+        return 1 - (session.ledger.remaining() - keep_back) / max(started_with, 1e-9)
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
         return evaluate_batch(
@@ -60,15 +72,14 @@ def search(
             seed=question.seed,
             cost=question.cost,
             clock=session.clock,
-            between=lambda: session.tick(phase, done, _detail(study.trials)),
+            between=lambda: session.tick(phase, done(), detail),
         )
 
-    done = 0.0
+    detail = _detail(study.trials)
     for rows in study.batches(evaluate, may_start, max_trials):
         session.run.append_trials([trial.to_row() for trial in rows])
-        left = session.ledger.remaining() - keep_back
-        done = 1 - left / max(started_with, 1e-9) if max_trials is None else study.scored / max_trials
-        session.tick(phase, done, _detail(study.trials))
+        detail = _detail(study.trials)  # sorts them all, which is too much for every tick
+        session.tick(phase, done(), detail)
         _check_hopeful(study, at_least=GIVE_UP)
         if _failed_in_a_row(study.trials) >= HOPELESS:
             session.watcher.say(

@@ -205,7 +205,9 @@ class Study:
 
     def _tell(self, trial: Trial) -> None:
         value = trial.score if trial.screen_score is None else trial.screen_score
-        if value is not None:
+        scored = trial if trial.cached_from is None else self.trials[trial.cached_from]
+        # What fails after it was screened keeps its screen_score for the record; it is no place to look for more.
+        if value is not None and scored.state != FAILED:
             costs = [] if self.question.cost is None else [float(getattr(trial, self.question.cost))]
             self._optuna.tell(trial.number, [value, *costs])
         else:

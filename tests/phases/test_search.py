@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import nasimb.phases.search as phase
-from nasimb.errors import WorkError
-from nasimb.phases.search import GIVE_UP, HOPELESS, search
+from nasimb.errors import Interrupted, WorkError
+from nasimb.phases.search import GIVE_UP, HOPELESS, MOST_TOGETHER_SECONDS, search
 from nasimb.rundir import RunDir
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
@@ -130,3 +130,116 @@ def test_nothing_starts_that_would_eat_into_the_reserve(workshop: Workshop, monk
     trials = run(shop, None, reserve=40.0)
     assert 54.0 <= shop.session.ledger.spent("search") <= 60.0
     assert all(trial.seconds == 3.0 for trial in trials if trial.state == FINISHED)
+
+
+def costing(shop: Any, monkeypatch: pytest.MonkeyPatch, seconds: float, most_ticks: int = 1) -> list[tuple[int, int]]:
+    """Candidates that take so long each; (first number, how many) of every group that is scored together."""
+    groups: list[tuple[int, int]] = []
+
+    def evaluate_batch(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
+        groups.append((proposals[0].number, len(proposals)))
+        for _ in range(most_ticks):
+            options["between"]()
+        shop.clock.now += seconds * len(proposals)
+        return [
+            Trial(number=p.number, kind=p.kind, candidate=p.candidate, macs=p.macs, params=p.params, seconds=seconds,
+                  state=FINISHED, score=0.5) for p in proposals
+        ]  # fmt: skip
+
+    monkeypatch.setattr(phase, "evaluate_batch", evaluate_batch)
+    return groups
+
+
+@pytest.mark.parametrize("limit", [None, 1e6])
+@pytest.mark.parametrize(("seconds", "together"), [(1.0, 10), (20.0, 4), (300.0, 1)])
+def test_no_more_is_scored_together_than_a_kill_may_cost(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, limit: float | None, seconds: float, together: int
+) -> None:
+    shop = workshop(limit=limit)
+    groups = costing(shop, monkeypatch, seconds)
+    run(shop, 16)
+    assert groups[0] == (0, 2)
+    sizes = [size for first, size in groups if 2 <= first < 12]
+    assert max(sizes) <= together
+    assert max(sizes) * seconds <= max(MOST_TOGETHER_SECONDS, seconds)
+    assert sum(sizes) == 10
+    assert (max(sizes) > 1) is (together > 1)
+
+
+def test_what_must_be_left_is_asked_for_as_many_as_are_scored_together(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trials may use what later ones must leave: a group must not take it for itself as a whole."""
+    shop = workshop(limit=100.0)
+    groups = costing(shop, monkeypatch, 1.0)
+    with shop.session.ledger.phase("search"):
+        trials = search(
+            shop.session, shop.scoring, shop.question, max_trials=None,
+            reserve_seconds=lambda finished: 97.0 if finished > 2 else 5.0,
+        )  # fmt: skip
+    # One more is within what must be left after the first two; ten more would not be.
+    assert groups == [(0, 2), (2, 1)]
+    assert len(trials) == 3
+
+
+def test_within_a_group_every_tick_obeys_signals_and_nothing_is_sorted(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, sorted_for = workshop(), []
+    detail = phase._detail
+    monkeypatch.setattr(phase, "_detail", lambda trials: sorted_for.append(len(trials)) or detail(trials))
+    shown: list[Any] = []
+    shop.watcher.show = shown.append
+    groups = costing(shop, monkeypatch, 0.1, most_ticks=50)
+    run(shop, 12)
+    assert len(shown) >= 50 * len(groups)
+    assert len(sorted_for) <= 1 + 2 * len(groups)
+    asked = iter([0] * 60)
+    stopped = replace(shop.session, stop=lambda: next(asked, 15))
+    with pytest.raises(Interrupted):
+        search(stopped, shop.scoring, shop.question, max_trials=40, reserve_seconds=lambda finished: 0.0)
+    assert len(shop.run.read_trials()) >= 12
+
+
+def test_the_share_that_is_done_grows_within_a_group(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, shown = workshop(limit=100.0), []
+    shop.watcher.show = shown.append
+
+    def evaluate_batch(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
+        def trial(p: Proposal) -> Trial:
+            shop.clock.now += 2.0
+            options["between"]()
+            return Trial(number=p.number, kind=p.kind, candidate=p.candidate, macs=p.macs, params=p.params,
+                         seconds=2.0, state=FINISHED, score=0.5)  # fmt: skip
+
+        return [trial(p) for p in proposals]
+
+    monkeypatch.setattr(phase, "evaluate_batch", evaluate_batch)
+    run(shop, None)
+    within = [progress.fraction for progress in shown]
+    assert within == sorted(within)
+    assert len(set(within)) == shop.clock.now / 2.0
+
+
+def test_a_candidate_that_failed_after_it_was_screened_counts_nowhere(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate_batch(scoring: Any, proposals: Sequence[Proposal], *args: Any, **options: Any) -> list[Trial]:
+        def trial(p: Proposal) -> Trial:
+            wrong = {"state": FAILED, "reason": "NaN"} if p.number % 4 == 3 else {"state": SCREENED}
+            values = {"state": FINISHED, "score": 0.5} if p.number % 4 == 0 else wrong
+            return Trial(number=p.number, kind=p.kind, candidate=p.candidate, macs=p.macs, params=p.params,
+                         screen_score=0.9, **values)  # fmt: skip
+
+        return [trial(p) for p in proposals]
+
+    shop, shown = workshop(), []
+    shop.watcher.show = shown.append
+    monkeypatch.setattr(phase, "evaluate_batch", evaluate_batch)
+    trials = run(shop, 12)
+    states = [trial.state for trial in trials]
+    assert states.count(FINISHED) + states.count(SCREENED) == 12
+    assert states.count(FAILED) >= 3
+    assert shown[-1].detail.startswith(f"12 candidates (12 screened, {states.count(FINISHED)} promoted), best 0.500")
+    receipt = shop.scoring.screen and shop.scoring.screen.receipt(trials, len(shop.scoring.fitted))
+    assert receipt is None or receipt["screened"] == 12

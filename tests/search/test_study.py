@@ -189,6 +189,26 @@ def test_a_repeat_of_a_screened_trial_keeps_its_screen_score() -> None:
     assert best_first(trials) == []
 
 
+@pytest.mark.parametrize("cost", [None, "macs"])
+def test_optuna_is_told_no_value_of_a_failure_whatever_it_screened_at(
+    monkeypatch: pytest.MonkeyPatch, cost: str | None
+) -> None:
+    def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        wrong = {"state": FAILED, "score": None, "screen_score": 0.9, "reason": "NaN"}
+        return [finished(p, **wrong) if p.number % 3 == 0 else finished(p) for p in proposals]
+
+    study = Study(question(cost=cost), cost_of)
+    trials = run(study, evaluate=evaluate)
+    values = [trial.values for trial in study._optuna.get_trials(deepcopy=False)][: len(trials)]
+    failures = {trial.number for trial in trials if trial.state == FAILED}
+    repeats = {trial.number for trial in trials if trial.state == CACHED and trial.cached_from in failures}
+    assert failures
+    assert repeats
+    assert {number for number, value in enumerate(values) if value is None} == failures | repeats
+    assert study.scored == sum(trial.state == FINISHED for trial in trials)
+    assert not {trial.number for trial in best_first(trials)} & (failures | repeats)
+
+
 def test_calibrations_become_a_choice_only_where_there_are_several() -> None:
     trials = run(Study(question(calibrations=("source", "target-natural")), cost_of), max_trials=30)
     assert {t.candidate.calibration for t in trials} == {"source", "target-natural"}
