@@ -27,13 +27,15 @@ from nasimb.session import Session
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
-from nasimb.supernet.calibrate import calibrate, calibration_images
+from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.precision import Precision, faster_inference
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
 
 PROBE_FILE = "probe.json"
+NOT_BY_CLASS = ("accuracy", "macro_f1")
+"""Objectives that the class shares of the judged images enter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +208,9 @@ def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
     """Number format of the convolutions that score candidates: what was asked for, or the faster one here."""
     if config.precision != "auto":
         return config.precision
-    supernet, subnet = scoring.supernet, scoring.supernet.space.largest()
     batch = scoring.fitted.subset(torch.arange(min(len(scoring.fitted), scoring.batch_size)))
     images_BCHW = next(iter(batch.batches(len(batch), scoring.device)))[0]
-    network = supernet.extract(subnet, calibrate(supernet, subnet, images_BCHW)).eval()
-    return faster_inference(network, images_BCHW)
+    return faster_inference(scoring.supernet, images_BCHW)
 
 
 def inference_precision(session: Session, config: RunConfig) -> Precision:
@@ -238,10 +238,22 @@ def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen, precision: P
     return replace(scoring, calibration_images=images)
 
 
+def screening_notes(config: RunConfig, scoring: Scoring) -> list[str]:
+    """What the reader should know where screening was asked for and is not done."""
+    options = config.screening
+    if scoring.screen is not None or not options.enabled:
+        return []
+    if config.metric in NOT_BY_CLASS:
+        return [f"Candidates are not screened: {config.metric} on a part with other class shares is another figure."]
+    if options.images_per_class is not None:
+        return [f"Candidates are not screened: {options.images_per_class} images a class are most of the target."]
+    return []
+
+
 def _screen(config: RunConfig, scoring: Scoring) -> Screen | None:
     """The part of the images that screens candidates; None where it is not wanted or would not pay."""
     options = config.screening
-    if not options.enabled:
+    if not options.enabled or config.metric in NOT_BY_CLASS:
         return None
     fitted_M = class_capped(scoring.fitted.labels_N, seed=config.seed, cap=options.images_per_class)
     if fitted_M is None or scoring.validation is None:

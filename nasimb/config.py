@@ -101,7 +101,8 @@ class RunConfig(Spec):
         batch_size: images of one forward pass. None: what fits a processor's cache, or 1024 on a GPU.
         precision: of the convolutions while candidates are scored. auto: the faster one, measured at the start, where
             the budget limits time; float32 where it does not, so that runs repeat.
-        memory_mib: decoded images up to this stay in memory; so do the features of as many candidates at a time.
+        memory_mib: decoded images up to this stay in memory; so do features of a batch of candidates, and maps of the
+            calibration images.
         training_steps: length of the super-network's training where the budget has no time limit.
     """
 

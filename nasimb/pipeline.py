@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,12 @@ def run_search(
                 frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
             precision = assemble.inference_precision(session, config)
             scoring = assemble.make_scoring(config, ground, frozen, precision)
+            for note in assemble.screening_notes(config, scoring):
+                watcher.say(note)
             question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
-            heads = HeadWork(session, scoring, comparison, num_test=len(ground.task.test), flip=ground.task.flip)
+            # The network that is handed over computes in float32; so must the features that its head is fitted to.
+            exact, num_test = replace(scoring, dtype=torch.float32), len(ground.task.test)
+            heads = HeadWork(session, exact, comparison, num_test=num_test, flip=ground.task.flip)
             with spending("head"):
                 heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
             with spending("search"):
@@ -79,7 +84,7 @@ def run_search(
                 choices = heads.choose(trials, question.limits)
             with spending("evaluate"):
                 provenance = _provenance(session, config, ground)
-                models = evaluate_models(session, scoring, heads, choices, ground.task, provenance, seed=config.seed)
+                models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
             result = {
                 "schema": 1,
                 **models,

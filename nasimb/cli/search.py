@@ -100,7 +100,7 @@ def search(
     validation: Annotated[
         str | None,
         typer.Option(
-            help="What ranks candidates: leave-one-out over all images, or holdout. auto (default): leave-one-out "
+            help="What ranks candidates: leave-one-out over your images, or holdout. auto (default): leave-one-out "
             "unless the super-network has seen them.",
             rich_help_panel=HOW,
         ),
@@ -148,7 +148,8 @@ def search(
     """Search the best network for imbalanced images within a budget: --budget 3min tries it on embedded digits.
 
     A super-network is trained on balanced images and frozen; Optuna samples subnets of it; each is scored with a
-    reweighted linear head on all of your images. The winner, a table and the spend are left in the run folder.
+    reweighted linear head on your images, of which a part screens them first where there are many. The winner, a table
+    and the spend are left in the run folder.
     The same command again resumes an interrupted run.
     """
     from nasimb.config import load_config

@@ -10,6 +10,7 @@ Shapes: B images of a batch, N fitted images, M held-out images, D features, K c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +35,17 @@ from nasimb.supernet.tree import SubnetTree
 
 FAILURES = (WorkError, MemoryError, torch.cuda.OutOfMemoryError, LinAlgError)
 """What one candidate or one head may fail with while the run goes on."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """On a processor torch says that memory is short by a plain RuntimeError; make it one of `FAILURES`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"Memory must suffice; got {error}. Lower memory_mib, or give fewer images.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +138,15 @@ def sweep(
 ) -> dict[int, Tensor]:
     """features_ND of all `images`, float32 on the device, of these members of the tree, in one pass over the images."""
     found: dict[int, Tensor] = {}
-    for images_BCHW, positions_B in images.batches(scoring.batch_size, scoring.device):
+    start = 0
+    for images_BCHW, _ in images.batches(scoring.batch_size, scoring.device):
         between()
+        end = start + len(images_BCHW)
         for member, features_BD in tree.features(images_BCHW, members).items():
             if member not in found:
                 found[member] = features_BD.new_empty(len(images), features_BD.shape[1])
-            found[member][positions_B] = features_BD
+            found[member][start:end] = features_BD
+        start = end
     return found
 
 

@@ -25,11 +25,12 @@ from nasimb.search.candidate import (
     judge,
     judge_part,
     judge_stream,
+    memory_errors,
     sweep,
 )
 from nasimb.search.screening import Screen, promoted
 from nasimb.search.study import Proposal
-from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Trial
 from nasimb.supernet.tree import SubnetTree
 
 Between = Callable[[], None]
@@ -53,18 +54,22 @@ def evaluate_batch(
         cost: "macs" or "params" of a Pareto search, where promotion looks at it too; else None.
         between: called between two units of work; what it raises ends the batch.
     """
+    start = clock()
     try:
-        batch = _Batch(scoring, proposals, clock, between)
-        return batch.trials(earlier, seed, cost)
+        with memory_errors():
+            return _Batch(scoring, proposals, clock, between).trials(earlier, seed, cost)
     except FAILURES as error:
-        if len(proposals) == 1:
-            return [_Batch.failed(proposals[0], error, scoring, seed, 0.0)]
+        reason = _one_line(error)
+    wasted_seconds = (clock() - start) / len(proposals)
+    if len(proposals) == 1:
+        return [failed(proposals[0], reason, scoring, seed, wasted_seconds)]
     # One candidate's failure, or want of memory for all of them at once, is not to cost the others their score.
     found: list[Trial] = []
     for proposal in proposals:
-        found += evaluate_batch(
+        (trial,) = evaluate_batch(
             scoring, [proposal], [*earlier, *found], seed=seed, cost=cost, clock=clock, between=between
         )
+        found.append(replace(trial, seconds=round(trial.seconds + wasted_seconds, 6)))
     return found
 
 
@@ -74,7 +79,7 @@ class _Batch:
     def __init__(self, scoring: Scoring, proposals: Sequence[Proposal], clock: Clock, between: Between) -> None:
         self.scoring, self.proposals, self.clock, self.between = scoring, proposals, clock, between
         self.seconds = dict.fromkeys(range(len(proposals)), 0.0)
-        self.errors: dict[int, Exception] = {}
+        self.reasons: dict[int, str] = {}
         with self._shared(range(len(proposals))):
             self.tree = SubnetTree(
                 scoring.supernet,
@@ -84,6 +89,12 @@ class _Batch:
                 limit_bytes=self._limit_bytes,
                 between=between,
             )
+
+    def _now(self) -> float:
+        """Work that a GPU has queued belongs to whoever asked for it."""
+        if self.scoring.device.type == "cuda":
+            torch.cuda.synchronize(self.scoring.device)
+        return self.clock()
 
     @property
     def _limit_bytes(self) -> float:
@@ -118,7 +129,9 @@ class _Batch:
     def _judged(self, members: Sequence[int], parts: dict[int, Features]) -> Iterator[tuple[int, Ranking]]:
         """Rankings on all images; what was computed for the part is not computed again."""
         scoring, screen = self.scoring, self.scoring.screen
-        for group in self._groups(members, len(scoring.fitted)):
+        # Once as they come from the network, once put together; those of the hold-out besides.
+        images = 2 * len(scoring.fitted) + (0 if scoring.validation is None else 2 * len(scoring.validation))
+        for group in self._groups(members, images):
             if self._needed_bytes(group[0], len(scoring.fitted)) > self._limit_bytes:
                 ranking = self._streamed(group[0])
                 if ranking is not None:
@@ -162,6 +175,8 @@ class _Batch:
         rest = torch.ones(len(images), dtype=torch.bool)
         rest[known_M] = False
         rest_M = rest.nonzero().flatten()
+        if not len(rest_M):
+            return {member: known.pop(member) for member in group}
         found: dict[int, Tensor] = {}
         swept = self._sweep(images.subset(rest_M), group)
         for member in group:
@@ -184,8 +199,9 @@ class _Batch:
         self, first: dict[int, Ranking], screen: Screen, earlier: Sequence[Trial], cost: str | None
     ) -> list[int]:
         """Members that go on to all images: the best, the ends of the space, and the first random one."""
-        before = [trial for trial in earlier if trial.state in (FINISHED, SCREENED)]
-        scores = [0.0 if trial.screen_score is None else trial.screen_score for trial in before]
+        # A candidate that failed on all images counts too: after a kill between the two the same must follow.
+        before = [trial for trial in earlier if trial.state != CACHED and trial.screen_score is not None]
+        scores = [trial.screen_score or 0.0 for trial in before]
         costs = [_cost(trial, cost) for trial in before]
         missing = {"smallest", "largest", "random"} - {trial.kind for trial in before}
         chosen = []
@@ -219,9 +235,9 @@ class _Batch:
 
     @contextmanager
     def _shared(self, members: Sequence[int]) -> Iterator[None]:
-        start = self.clock()
+        start = self._now()
         yield
-        taken, total = self.clock() - start, sum(self.proposals[member].macs for member in members)
+        taken, total = self._now() - start, sum(self.proposals[member].macs for member in members)
         for member in members:
             self.seconds[member] += taken * self.proposals[member].macs / total
 
@@ -229,17 +245,20 @@ class _Batch:
     def _own(self, member: int) -> Iterator[None]:
         """Charge the time to one member, which alone fails if anything does."""
         self.between()
-        start = self.clock()
+        start = self._now()
         try:
-            yield
+            with memory_errors():
+                yield
         except FAILURES as error:
-            self.errors[member] = error
-        self.seconds[member] += self.clock() - start
+            self.reasons[member] = _one_line(error)
+        self.seconds[member] += self._now() - start
 
     def _trial(self, member: int, first: Ranking | None, whole: Ranking | None, seed: int) -> Trial:
         proposal, seconds = self.proposals[member], round(self.seconds[member], 6)
-        if member in self.errors:
-            return self.failed(proposal, self.errors[member], self.scoring, seed, seconds)
+        screen_score = None if first is None else first.value
+        if member in self.reasons:
+            failure = failed(proposal, self.reasons[member], self.scoring, seed, seconds)
+            return replace(failure, screen_score=screen_score)
         ranking = whole or first
         assert ranking is not None
         metrics = ranking.metrics
@@ -247,17 +266,20 @@ class _Batch:
             _blank(proposal, self.scoring, seed, seconds),
             state=SCREENED if whole is None else FINISHED,
             score=None if whole is None else whole.value,
-            screen_score=None if first is None else first.value,
+            screen_score=screen_score,
             balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium, few=metrics.few,
             worst_recall=metrics.worst_recall, balanced_loss=ranking.balanced_loss, head=ranking.head,
             setting=ranking.setting,
         )  # fmt: skip
 
-    @staticmethod
-    def failed(proposal: Proposal, error: Exception, scoring: Scoring, seed: int, seconds: float) -> Trial:
-        """The trial of a proposal that cannot be scored."""
-        reason = " ".join(str(error).split())
-        return replace(_blank(proposal, scoring, seed, seconds), state=FAILED, reason=reason)
+
+def failed(proposal: Proposal, reason: str, scoring: Scoring, seed: int, seconds: float) -> Trial:
+    """The trial of a proposal that cannot be scored."""
+    return replace(_blank(proposal, scoring, seed, seconds), state=FAILED, reason=reason)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _cost(one: Trial | Proposal, cost: str | None) -> float:

@@ -36,7 +36,8 @@ class Trial:
         state: finished; screened (scored on a part of the images only); cached (scored before, cost nothing);
             infeasible (over a limit, not scored); failed.
         kind: who proposed it: smallest, largest, random or sampler.
-        score: the objective; larger is better. The recalls beside it are fractions, None for an empty group.
+        score: the objective on all images; larger is better. The recalls beside it are fractions, None for an empty
+            group; those of a screened trial are of the part.
         screen_score: the objective on the part of the images that screens; None in a run that does not screen.
         balanced_loss: mean over classes of the held-out loss of the last closed-form head at its best; breaks ties.
         head, setting: the closed-form head that scored best and its penalty or shrinkage.

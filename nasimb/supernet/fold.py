@@ -18,7 +18,7 @@ from nasimb.supernet.plain_resnet import PlainBlock
 
 def folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
     """The convolution followed by the norm, as one convolution where the norm is a batch norm with given statistics."""
-    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
         return fuse_conv_bn_eval(conv.eval(), norm.eval()).to(memory_format=torch.channels_last)
     return nn.Sequential(conv, norm)
 

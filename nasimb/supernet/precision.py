@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
+from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.tree import SubnetTree
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -46,34 +48,32 @@ def faster_precision(
     return _faster(work, device, clock, repetitions)
 
 
-@torch.no_grad()
 def faster_inference(
-    network: Callable[[Tensor], Tensor],
+    supernet: Supernet,
     images_BCHW: Tensor,
     *,
     clock: Callable[[], float] = time.perf_counter,
     repetitions: int = 3,
 ) -> Precision:
-    """bfloat16 if `network`, without gradients, is clearly faster on `images_BCHW` under autocast.
+    """bfloat16 if the largest subnet's folded steps, as they score candidates, are clearly faster in it.
 
     Args:
-        network: anything from images to features, its weights float32 (an extracted subnet in eval mode).
         images_BCHW: one batch as it will come, on the device to be measured. Where that has no bfloat16 arithmetic,
             nothing is measured and float32 it is.
     """
-    device = images_BCHW.device
+    device, largest = images_BCHW.device, supernet.space.largest()
     if not _has_bfloat16(device):
         return "float32"
-
-    def work(bfloat16: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            network(images_BCHW)
-
-    return _faster(work, device, clock, repetitions)
+    statistics = calibrate(supernet, largest, images_BCHW)
+    trees = {
+        dtype == torch.bfloat16: SubnetTree.alone(supernet, largest, statistics, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    return _faster(lambda bfloat16: trees[bfloat16].features(images_BCHW), device, clock, repetitions)
 
 
 def _faster(
-    work: Callable[[bool], None], device: torch.device, clock: Callable[[], float], repetitions: int
+    work: Callable[[bool], object], device: torch.device, clock: Callable[[], float], repetitions: int
 ) -> Precision:
     """bfloat16 if work(True) takes clearly less time than work(False)."""
     seconds: dict[bool, list[float]] = {False: [], True: []}

@@ -141,9 +141,11 @@ class _Calibration:
     between: Callable[[], None]
 
     def settle(self, node: Node, parts: list[Tensor], held_bytes: int) -> None:
-        """Calibrate everything below `node`, whose outputs on the calibration images are `parts`."""
+        """Calibrate everything below `node`, whose outputs on the calibration images are `parts` (emptied)."""
         held_bytes += sum(part.nbytes for part in parts)
-        for child in node.below.values():
+        waiting = list(node.below.values())
+        while waiting:
+            child = waiting.pop(0)
             assert child.step is not None
             self.between()
             child.statistics, outputs = self.supernet.settle(child.step, parts)
@@ -155,6 +157,9 @@ class _Calibration:
                     got=f"{taken / 2**20:.0f} MiB for {len(node.members)} subnet(s)",
                     do="Lower calibration_images, or raise memory_mib.",
                 )
+            if not waiting:  # the maps of a node are kept for the nodes still to come from it, and no longer
+                held_bytes -= sum(part.nbytes for part in parts)
+                parts.clear()
             if child.below:
                 self.settle(child, outputs, held_bytes)
             del outputs

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
+from nasimb.errors import WorkError
 from nasimb.heads import HEADS
 from nasimb.heads.base import leave_one_out
 from nasimb.metrics import measure
@@ -222,7 +223,7 @@ def test_a_batch_that_does_not_fit_is_scored_one_by_one() -> None:
     batch = proposals(scoring, 8)
     expected = without_seconds(run(scoring, batch))
     # Enough for the calibration maps of any one candidate, not for those that a tree of them keeps.
-    sizes = [4 * 32 * 6 * 64 * k / 2**20 for k in range(1, 40)]
+    sizes = [4 * 32 * 6 * 64 * k / 2 / 2**20 for k in range(1, 40)]
     found = [run(replace(scoring, memory_mib=mib), batch) for mib in sizes]
     assert without_seconds(found[-1]) == expected
     assert all(trial.state == FAILED for trial in found[0])
@@ -248,6 +249,53 @@ def test_features_beyond_the_memory_are_made_in_groups(monkeypatch: pytest.Monke
     assert without_seconds(run(replace(scoring, memory_mib=0.5), batch)) == expected
     assert len(groups) > 1
     assert sum(groups) == 6
+
+
+def test_a_failure_on_all_images_counts_as_screened_wherever_a_kill_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring = screened(make_scoring(), eta=4)
+    batch = proposals(scoring, 10)
+    original = engine.judge
+
+    def failing(scoring: Scoring, features: Any) -> Any:
+        if features.fitted_ND.shape[1] == 10:
+            raise WorkError("features must be useful", got="none", do="Train.")
+        return original(scoring, features)
+
+    monkeypatch.setattr(engine, "judge", failing)
+    together = run(scoring, batch)
+    broken = [trial for trial in together if trial.state == FAILED]
+    assert broken
+    assert all(trial.screen_score is not None and trial.score is None for trial in broken)
+    for cut in range(1, 10):
+        assert without_seconds(run(scoring, batch[cut:], together[:cut])) == without_seconds(together[cut:])
+
+
+def test_seconds_of_a_batch_that_failed_are_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring, clock = make_scoring(), Ticks()
+    batch = proposals(scoring, 4)
+    tree = engine.SubnetTree
+
+    def failing(supernet: Any, requests: Any, *more: Any, **options: Any) -> Any:
+        if len(requests) > 1:
+            clock.now += 40.0
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+        return tree(supernet, requests, *more, **options)
+
+    monkeypatch.setattr(engine, "SubnetTree", failing)
+    trials = run(scoring, batch, clock=clock)
+    assert all(trial.state == FINISHED and trial.seconds > 10.0 for trial in trials)
+
+
+def test_a_screen_that_is_the_whole_hold_out_leaves_nothing_to_compute() -> None:
+    scoring = make_scoring(validation=images((30, 20, 6, 4), 9))
+    part_M = class_capped(scoring.fitted.labels_N, seed=0)
+    assert part_M is not None
+    whole = replace(scoring, screen=Screen(part_M, torch.arange(60), 3))
+    trials = run(whole, proposals(scoring, 4))
+    finished = [trial for trial in trials if trial.state == FINISHED]
+    assert finished
+    for trial in finished:
+        assert trial.score == pytest.approx(rank(scoring, trial.candidate).value, abs=1e-9)
 
 
 def test_a_signal_between_two_units_ends_the_batch() -> None:

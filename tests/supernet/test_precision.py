@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nasimb.supernet.base import Supernet
+from nasimb.supernet.fold import FoldedStem
 from nasimb.supernet.precision import faster_inference, faster_precision
 
 NewSupernet = Callable[..., Supernet]
@@ -62,28 +63,34 @@ def test_without_the_hardware_nothing_is_measured(new_supernet: NewSupernet, mon
 def test_inference_in_bfloat16_must_be_clearly_faster(
     new_supernet: NewSupernet, bfloat16_seconds: float, expected: str
 ) -> None:
-    supernet = new_supernet()
-    network = supernet.extract(supernet.space.smallest(), None)
-    images_BCHW = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    assert faster_inference(network, images_BCHW, clock=ticking(1.0, bfloat16_seconds)) == expected
+    images_BCHW = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    assert faster_inference(new_supernet(), images_BCHW, clock=ticking(1.0, bfloat16_seconds)) == expected
 
 
 @pytest.mark.usefixtures("cpu_with_bfloat16")
-def test_inference_is_measured_in_turns_without_gradients() -> None:
-    seen: list[tuple[bool, bool]] = []
+def test_inference_is_measured_in_turns_on_the_folded_steps_that_score(
+    new_supernet: NewSupernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+    forward = FoldedStem.forward
 
-    def network(images_BCHW: torch.Tensor) -> torch.Tensor:
-        seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
-        return images_BCHW
+    def watching(stem: FoldedStem, images_BCHW: torch.Tensor) -> torch.Tensor:
+        maps_BCHW = forward(stem, images_BCHW)
+        seen.append(maps_BCHW.dtype)
+        assert not maps_BCHW.requires_grad
+        return maps_BCHW
 
-    faster_inference(network, torch.zeros(4, 1, 8, 8), repetitions=2)
-    assert seen == [(False, False), (True, False)] * 3
+    monkeypatch.setattr(FoldedStem, "forward", watching)
+    faster_inference(new_supernet(), torch.zeros(4, 1, 8, 8, dtype=torch.uint8), repetitions=2)
+    assert seen == [torch.float32, torch.bfloat16] * 3
 
 
-def test_without_the_hardware_no_inference_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hardware_no_inference_is_measured(
+    new_supernet: NewSupernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
 
-    def network(images_BCHW: torch.Tensor) -> torch.Tensor:
+    def clock() -> float:
         raise AssertionError
 
-    assert faster_inference(network, torch.zeros(4, 1, 8, 8)) == "float32"
+    assert faster_inference(new_supernet(), torch.zeros(4, 1, 8, 8, dtype=torch.uint8), clock=clock) == "float32"

@@ -16,6 +16,7 @@ from nasimb.errors import WorkError
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.fold import folded
 from nasimb.supernet.tree import SubnetTree
 
 NewSupernet = Callable[..., Supernet]
@@ -124,6 +125,27 @@ def test_bfloat16_features_are_near_and_come_in_float32(new_supernet: NewSuperne
 def test_maps_over_the_limit_say_what_to_lower(new_supernet: NewSupernet, space: SearchSpace) -> None:
     with pytest.raises(WorkError, match="Lower calibration_images"):
         SubnetTree(new_supernet(), [("source", space.largest())], {"source": pixels(50)}, limit_bytes=10_000)
+
+
+def test_maps_are_kept_only_where_subnets_part(new_supernet: NewSupernet, space: SearchSpace) -> None:
+    """A chain needs the maps of two neighbouring steps at a time, however deep it is."""
+    supernet, images_BCHW = new_supernet(), pixels(50)
+    largest = [("source", space.largest())]
+    stem_bytes = 50 * 4 * 8 * 8 * 4
+    widest_bytes = 50 * 6 * 8 * 8 * 4
+    SubnetTree(supernet, largest, {"source": images_BCHW}, limit_bytes=stem_bytes + 2 * widest_bytes)
+    with pytest.raises(WorkError):
+        SubnetTree(supernet, largest, {"source": images_BCHW}, limit_bytes=widest_bytes)
+
+
+def test_a_norm_of_ones_own_is_not_taken_for_a_batch_norm() -> None:
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return 2 * super().forward(x_BCHW)
+
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False).eval(), Doubled(4).eval()
+    x_BCHW = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(folded(conv, norm)(x_BCHW), norm(conv(x_BCHW)))
 
 
 def test_work_ends_between_two_steps(new_supernet: NewSupernet, space: SearchSpace) -> None:
