@@ -56,8 +56,8 @@ def closing_lines(run: Run, folder: Path) -> list[str]:
     limit = "" if spent["limit_seconds"] is None else f" of {spent['limit_seconds']:.0f} s"
     lines = [
         f"winner: {winner['name']}, calibration {winner['calibration']}, head {winner['head']}",
-        f"trials: {trials['finished']} scored on all images, {trials['screened_out']} screened out, "
-        f"{trials['cached']} repeats at no cost, {trials['failed']} failed; "
+        f"trials: {trials['finished']:,} scored on all images, {trials['screened_out']:,} screened out, "
+        f"{trials['cached']:,} repeats at no cost, {trials['infeasible']:,} over a limit, {trials['failed']:,} failed; "
         f"spent {spent['spent_seconds']:.1f} s{limit} ({spent['limit']})",
         f"seed {provenance['seed']}, {provenance['device']}, torch {provenance['versions'].get('torch')}, "
         + ", ".join(f"{name} {digest}" for name, digest in provenance["data"].items()),
@@ -65,9 +65,9 @@ def closing_lines(run: Run, folder: Path) -> list[str]:
     screening = result.get("screening")
     if screening is not None:
         lines.append(
-            f"screening: {screening['screened']} candidates on {screening['images']} of {screening['of_images']} "
-            f"images, {screening['promoted']} promoted to all of them; that saved about "
-            f"{screening['saved_seconds']:.0f} s"
+            f"screening: {screening['screened']:,} candidates on {screening['images']:,} of "
+            f"{screening['of_images']:,} images, {screening['promoted']:,} promoted to all of them; "
+            f"that saved about {screening['saved_seconds']:.1f} s"
         )
     lines += [f"note: {note}" for note in data_notes(run)]
     return [*lines, f'model: nasimb.load("{folder / "best"}").predict(images)']

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from nasimb.report.run import Run
-from nasimb.search.trial import best_first
+from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, best_first
+
+STATES = {
+    FINISHED: "finished",
+    SCREENED: "screened out",
+    CACHED: "repeats at no cost",
+    INFEASIBLE: "over a limit",
+    FAILED: "failed",
+}
 
 
 def status_lines(run: Run) -> list[str]:
@@ -22,7 +30,8 @@ def status_lines(run: Run) -> list[str]:
         lines.append(f"trained  {run.trained['info']['steps']} steps; search with --supernet")
     states = Counter(trial.state for trial in run.trials)
     if states:
-        lines.append("trials   " + ", ".join(f"{count} {state}" for state, count in states.items()))
+        counts = (f"{states[state]:,} {words}" for state, words in STATES.items() if states[state])
+        lines.append("trials   " + ", ".join(counts))
     ranked = best_first(run.trials_within_limits())
     if ranked:
         best = ranked[0]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nasimb.report.run import Run
-from nasimb.search.trial import FINISHED, pareto_set
+from nasimb.search.trial import FINISHED, SCREENED, pareto_set
 
 NAMES = {
     "winner": "winner",
@@ -93,7 +93,7 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
                 **{group: _with_interval(winner["test"], group) for group in GROUPS},
                 "MACs": _amount(winner["cost"]["macs"]),
                 "params": _amount(winner["cost"]["params"]),
-                "trials": sum(trial.state == FINISHED for trial in run.trials),
+                "trials": _scored(run),
                 "seconds": f"{result['spend']['spent_seconds']:.0f}",
                 "seed": result["provenance"]["seed"],
                 "subnet": winner["name"],
@@ -125,6 +125,12 @@ def numbers(runs: Sequence[Run]) -> pd.DataFrame:
 def data_notes(run: Run) -> list[str]:
     """What was done to the data, and what the reader must know about the numbers."""
     return list(run.finished_result()["notes"])
+
+
+def _scored(run: Run) -> str:
+    """How many candidates were scored, and how many of them on a part of the images only."""
+    finished, screened = (sum(trial.state == state for trial in run.trials) for state in (FINISHED, SCREENED))
+    return f"{finished + screened:,}" + (f" ({screened:,} screened out)" if screened else "")
 
 
 def _with_interval(test: Mapping[str, Any], name: str) -> str:

@@ -59,6 +59,17 @@ def test_status_of_a_finished_run(folder: Path) -> None:
     assert lines[-1].startswith(f"winner   {run.result['winner']['test']['balanced_accuracy']:.4f}")
 
 
+def test_status_names_what_became_of_the_trials(folder: Path) -> None:
+    run = Run.read(folder)
+    first = run.trials[0]
+    states = ["failed", *1200 * ["screened"], "infeasible", "cached", "cached"]
+    others = [replace(first, number=n, state=state, score=None) for n, state in enumerate(states, start=1)]
+    lines = status_lines(replace(run, trials=[first, *others]))
+    counted = "trials   1 finished, 1,200 screened out, 2 repeats at no cost, 1 over a limit, 1 failed"
+    assert counted in lines
+    assert "trials   1 finished" in status_lines(replace(run, trials=[first]))
+
+
 def test_status_of_a_run_that_has_only_begun(folder: Path) -> None:
     for file in folder.iterdir():
         if file.name != "config.yaml":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,6 +78,16 @@ def test_the_closing_lines_lead_to_the_model_and_its_origin(finished_run: Path) 
     for note in run.result["notes"]:
         assert f"note: {note}" in lines
     assert f"{run.result['trials']['finished']} scored" in text
+
+
+def test_the_closing_lines_say_what_screening_saved(finished_run: Path) -> None:
+    run = Run.read(finished_run)
+    assert run.result is not None
+    assert not any(line.startswith("screening") for line in closing_lines(run, finished_run))
+    receipt = {"images": 400, "of_images": 20000, "eta": 4, "screened": 1200, "promoted": 310, "saved_seconds": 77.25}
+    screened = replace(run, result={**run.result, "screening": receipt})
+    line = "screening: 1,200 candidates on 400 of 20,000 images, 310 promoted to all of them; that saved about 77.2 s"
+    assert line in closing_lines(screened, finished_run)
 
 
 def test_a_markdown_report_is_nothing_but_markdown(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

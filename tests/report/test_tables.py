@@ -151,7 +151,15 @@ def test_runs_side_by_side(run: Run, result: dict[str, Any]) -> None:
     table = comparison([run, replace(run, name="other")])
     assert table["run"].tolist() == ["run", "other"]
     assert table["balanced accuracy"].tolist() == 2 * [cell(result["winner"], "balanced_accuracy")]
-    assert table["trials"].tolist() == 2 * [result["trials"]["finished"]]
+    assert table["trials"].tolist() == 2 * [str(result["trials"]["finished"])]
+
+
+def test_screened_trials_are_trials_too(run: Run) -> None:
+    first, one = run.trials[:2], run.trials[1]
+    screened = [replace(one, number=n, state="screened", score=None, screen_score=0.5) for n in range(2, 1082)]
+    failed = replace(one, number=1082, state="failed", score=None, screen_score=0.5, reason="NaN")
+    table = comparison([run, replace(run, trials=[*first, *screened, failed])])
+    assert table["trials"].tolist()[1] == "1,082 (1,080 screened out)"
 
 
 def test_an_unfinished_run_has_no_tables(run: Run) -> None:
