@@ -25,7 +25,7 @@ from nasimb.heads.compare import HeldOut, Named, by_folds
 from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
 from nasimb.phases.comparison import FOLDS, PENALTIES, PLAIN
-from nasimb.phases.crops import Crops
+from nasimb.phases.crops import Crops, solver_notes
 from nasimb.phases.supernet import CALIBRATION_FILE
 from nasimb.rundir import RunDir
 from nasimb.supernet.checkpoint import read_tensors
@@ -87,12 +87,15 @@ def retrain_head(
     heads = {name: _fitted(head, features_ND, target, views, seed) for name, head in wanted}
     results = _tested(old, heads, test, target.class_counts_K.numpy(), device, seed)
     _save(old, heads["after"], target, results["after"], saved, views.count)
+    compared = len(target) - len(target) // FOLDS
+    solvers = solver_notes(heads["after"], compared, alone_ND.shape[1], target.class_counts_K)
     known = [name for name in target.classes if name in old.classes]
     return {
         **{name: tested.to_dict() for name, tested in results.items()},
         "before": _before(results["before"], same_classes=set(old.classes) == set(target.classes)),
         "loss": loss,
         "setting": heads["after"].setting,
+        "solver": heads["after"].solver,
         "classes": list(target.classes),
         "known_before": known,
         "class_counts": target.class_counts_K.tolist(),
@@ -102,6 +105,7 @@ def retrain_head(
             *task.notes,
             *seen_notes,
             *views.notes(crops),
+            *(f"{loss}: {note}" for note in solvers),
             f"The old head knows {len(known)} of the {len(target.classes)} classes.",
         ],
         "saved": str(saved),
@@ -217,7 +221,7 @@ def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path,
         old.description,
         classes=target.classes,
         class_counts_K=tuple(target.class_counts_K.tolist()),
-        head={"name": head.name, "setting": head.setting, "crops": crops},
+        head={"name": head.name, "setting": head.setting, "crops": crops, "solver": head.solver},
         metrics={"test": after.to_dict(), "cost": {"macs": macs, "params": params}},
         provenance={**old.description.provenance, "head_data": target.fingerprint()},
     )

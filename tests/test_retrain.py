@@ -224,3 +224,17 @@ def test_crops_are_for_the_last_fit_alone(run: Path, monkeypatch: pytest.MonkeyP
     heads = [load(Path(one["saved"])).head.state_dict() for one in (alone, result)]
     assert any(not torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
     assert load(Path(result["saved"])).description.head["crops"] == 3
+
+
+def test_the_solver_is_told_and_so_is_a_change_of_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = retrain_head(run, DATA, "balanced_softmax", device=CPU)
+    assert result["solver"] == load(Path(result["saved"])).description.head["solver"] == "full batch"
+    assert retrain_head(run, DATA, "ridge", device=CPU)["solver"] is None
+    images, classes = sum(result["class_counts"]), len(result["classes"])
+    dimension = load(run / "best").head.in_features
+    # As many numbers as the images alone have; two crops of them have more.
+    monkeypatch.setattr("nasimb.heads.stacked.FULL_BATCH_NUMBERS", images * classes * dimension)
+    changed = retrain_head(run, DATA, "balanced_softmax", device=CPU, crops=2)
+    assert changed["solver"] == "minibatch"
+    assert any(note.startswith("balanced_softmax: the last fit is by minibatch") for note in changed["notes"])
+    assert not any("last fit" in note for note in result["notes"])

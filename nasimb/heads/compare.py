@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from nasimb.heads import HEADS, ClosedFormSpec, Head
+from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.folds import balanced_log_loss, out_of_fold, stratified_folds
-from nasimb.heads.logistic import LogisticSpec
+from nasimb.heads.logistic import LogisticSpec, Progress
 from nasimb.heads.posthoc import logit_adjusted, tau_normalised
 from nasimb.losses import parse_loss
 from nasimb.metrics import measure
@@ -118,15 +119,25 @@ def _fits(
         yield spec.fit(features_ND, labels_N, num_classes, setting)
 
 
+def unseen(share: float, objective: float) -> None:
+    """The progress of a fit that nobody watches."""
+
+
 def fit_head(
-    head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, penalties: tuple[float, ...]
-) -> Head:
+    head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, penalties: tuple[float, ...],
+    *, checkpoint: Checkpoint | None = None, progress: Progress = unseen,
+) -> Head:  # fmt: skip
     """The head fitted to all images, its post-hoc correction applied. Raises as `by_folds`.
 
     Args:
         penalties: that `setting` was chosen from; the fit goes the same way through the larger ones.
+        checkpoint, progress: of a logistic head, see `LogisticSpec.fit`; a closed form takes no time for either.
     """
-    fitted = _spec(head, penalties, 2).fit(features_ND, labels_N, num_classes, setting)
+    spec = _spec(head, penalties, 2)
+    if isinstance(spec, LogisticSpec):
+        fitted = spec.fit(features_ND, labels_N, num_classes, setting, checkpoint=checkpoint, progress=progress)
+    else:
+        fitted = spec.fit(features_ND, labels_N, num_classes, setting)
     options = _options(head)
     counts_K = torch.bincount(labels_N.cpu(), minlength=num_classes)
     if options.get("posthoc") == "logit_adjustment":

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from nasimb.data.augment import augmented
 from nasimb.data.base import ImageSet
 from nasimb.heads import HEADS, Head
-from nasimb.heads.compare import Named, fit_head
+from nasimb.heads.checkpoint import Checkpoint
+from nasimb.heads.compare import Named, fit_head, unseen
+from nasimb.heads.logistic import Progress
+from nasimb.heads.stacked import full_batch_fits
 from nasimb.losses.repeated import repeated
 from nasimb.supernet.recipe import Recipe
 from nasimb.supernet.sampling import generator_for
 
 CROPS_MIB = 2048
 """Most that the features of all crops may take."""
+FULL_BATCH, MINIBATCH = "full batch", "minibatch"
+"""See `Head.solver`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +78,38 @@ class Crops:
 
     def fit(
         self, head: Named, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float,
-        penalties: tuple[float, ...],
+        penalties: tuple[float, ...], *, checkpoint: Checkpoint | None = None, progress: Progress = unseen,
     ) -> Head:  # fmt: skip
         """The head fitted to the crops in `features_ND`, as `fit_head` does to images.
 
         Args:
             features_ND: as `features` gives them.
             labels_N: of the images, each once.
+            checkpoint, progress: as `fit_head` takes them.
         """
+        watch: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress}
         if self.count == 1 or _is_closed(head):
             labels_N = labels_N.repeat(self.count)
-            return fit_head(head, features_ND, labels_N, num_classes, setting, penalties)
+            return fit_head(head, features_ND, labels_N, num_classes, setting, penalties, **watch)
         name = head if isinstance(head, str) else str(head["name"])
         wrapped = repeated(head, self.count)
-        fitted = fit_head(wrapped, features_ND, labels_N.repeat(self.count), num_classes, setting, penalties)
+        fitted = fit_head(wrapped, features_ND, labels_N.repeat(self.count), num_classes, setting, penalties, **watch)
         return replace(fitted, name=fitted.name.replace(str(wrapped["name"]), name))
+
+
+def solver_notes(head: Head, compared: int, dimension: int, class_counts_K: Tensor) -> list[str]:
+    """What is to be said where the penalty of `head` was chosen with another solver than it was fitted by at last.
+
+    Args:
+        compared: images that heads were fitted to when the penalty was chosen.
+    """
+    chosen_by = FULL_BATCH if full_batch_fits(compared, dimension, int((class_counts_K > 0).sum())) else MINIBATCH
+    if head.solver in (None, chosen_by):
+        return []
+    return [
+        f"the last fit is by {head.solver} gradients; its penalty was chosen by {chosen_by} ones, which so many images "
+        "had no room or time for."
+    ]
 
 
 def _is_closed(head: Named) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
 from nasimb.heads.compare import label
 from nasimb.phases.choice import Choice
+from nasimb.phases.comparison import LARGE_PROBLEM
 from nasimb.phases.heads import HeadWork
+from nasimb.phases.refit import Refits
 from nasimb.search.candidate import Scoring, statistics_of
 from nasimb.session import Session
 from nasimb.space import Subnet
@@ -40,18 +42,19 @@ class Finalist:
 
 
 def build(
-    scoring: Scoring, work: HeadWork, choice: Choice, target: ImageSet, provenance: Mapping[str, Any],
-    *, latency_seconds: float | None = None,
+    scoring: Scoring, refits: Refits, choice: Choice, target: ImageSet, provenance: Mapping[str, Any],
+    *, latency_seconds: float | None = None, progress: Callable[[float], None] = lambda share: None,
 ) -> Finalist:  # fmt: skip
     """The extracted subnet with its head fitted to every target image.
 
     Args:
         latency_seconds: of one image, where it was measured before; None measures it.
+        progress: as `Refits.fit` takes it.
     """
     candidate, supernet = choice.candidate, scoring.supernet
     statistics = statistics_of(scoring, candidate)
-    features_ND = work.features_to_fit(candidate, target, statistics)
-    head = work.fit(choice, features_ND, target.labels_N.to(scoring.device))
+    work = refits.work
+    head = refits.fit(choice, target, lambda: work.features_to_fit(candidate, target, statistics), progress)
     macs, params = scoring.cost_of(candidate.subnet)
     description = Description(
         classes=target.classes,
@@ -61,7 +64,12 @@ def build(
         space=supernet.space,
         subnet=candidate.subnet,
         calibration=candidate.calibration,
-        head={"name": label(choice.head), "setting": head.setting, "crops": work.crops.count},
+        head={
+            "name": label(choice.head),
+            "setting": head.setting,
+            "crops": work.crops.count,
+            "solver": head.solver,
+        },
         metrics={"validation": {**choice.metrics, "estimator": choice.estimator}},
         provenance=dict(provenance),
     )
@@ -73,19 +81,26 @@ def build(
 
 def evaluate_models(
     session: Session, scoring: Scoring, work: HeadWork, choices: Mapping[str, Choice], task: Task,
-    provenance: Mapping[str, Any], *, seed: int,
+    provenance: Mapping[str, Any], *, seed: int, large: int = LARGE_PROBLEM,
 ) -> dict[str, Any]:  # fmt: skip
     """The "winner" and "baselines" parts of result.json; leaves the winner in RUN/best.
 
     What is tested as the winner is what was saved: the folder is loaded again for it. Models of one subnet share a
     pass over the test images and one measured latency (their heads hardly differ in it, two measurements would).
+
+    Args:
+        large: as `Refits` takes it.
     """
+    refits = Refits(session, work, large)
     finalists: dict[str, Finalist] = {}
     latencies: dict[Subnet, float] = {}
     for number, (role, choice) in enumerate(_by_candidate(choices)):
         subnet = choice.candidate.subnet
         known = latencies.get(subnet)
-        finalists[role] = build(scoring, work, choice, task.target, provenance, latency_seconds=known)
+        finalists[role] = build(
+            scoring, refits, choice, task.target, provenance, latency_seconds=known,
+            progress=_watching(session, role, number, 2 * len(choices)),
+        )  # fmt: skip
         latencies[subnet] = finalists[role].cost["latency_seconds"]
         if role == "winner":
             save(finalists[role].model, session.run.best)
@@ -101,7 +116,13 @@ def evaluate_models(
     winner = entries.pop("winner")
     finalists["winner"].model.description.metrics.update(test=winner["test"], cost=winner["cost"])
     save(finalists["winner"].model, session.run.best)
+    refits.remove()
     return {"winner": winner, "baselines": entries}
+
+
+def _watching(session: Session, role: str, number: int, parts: int) -> Callable[[float], None]:
+    """Shows the fit that is part `number` of the phase, and obeys signals."""
+    return lambda share: session.tick(PHASE, (number + share) / parts, f"fitting {role}, {share:.0%}")
 
 
 def _by_candidate(choices: Mapping[str, Choice]) -> list[tuple[str, Choice]]:

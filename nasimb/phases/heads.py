@@ -16,7 +16,9 @@ from torch import Tensor
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
 from nasimb.heads import Head
-from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head
+from nasimb.heads.checkpoint import Checkpoint
+from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head, unseen
+from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import SHOWN, Choice, merit
@@ -209,15 +211,27 @@ class HeadWork:
             finalists.append(trial)
         return finalists
 
-    def fit(self, choice: Choice, features_ND: Tensor, labels_N: Tensor) -> Head:
+    def fit(
+        self, choice: Choice, features_ND: Tensor, labels_N: Tensor,
+        *, checkpoint: Checkpoint | None = None, progress: Progress = unseen,
+    ) -> Head:  # fmt: skip
         """The chosen head, fitted to all of these images.
 
         Args:
             features_ND: as `features_to_fit` gives them.
             labels_N: of the images, each once.
+            checkpoint, progress: as `fit_head` takes them.
         """
-        num_classes = self.scoring.fitted.num_classes
-        return self.crops.fit(choice.head, features_ND, labels_N, num_classes, choice.setting, self._penalties)
+        return self.crops.fit(
+            choice.head, features_ND, labels_N, self.scoring.fitted.num_classes, choice.setting, self._penalties,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+
+    @property
+    def compared_images(self) -> int:
+        """Images that heads were fitted to when they were compared."""
+        images = len(self.scoring.fitted)
+        return images - images // self._folds if self.scoring.validation is None else images
 
     def _tried(self, candidate: Candidate) -> list[Choice]:
         """The best of every head that has been compared for a candidate; the plain head is no choice of its own."""

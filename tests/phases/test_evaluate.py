@@ -14,6 +14,7 @@ from nasimb.errors import Interrupted
 from nasimb.export import load
 from nasimb.phases.evaluate import build, evaluate_models
 from nasimb.phases.heads import HeadWork
+from nasimb.phases.refit import Refits
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
 from nasimb.session import Session
@@ -84,7 +85,7 @@ def test_the_final_head_is_fitted_to_every_target_image(workshop: Workshop, monk
         return original(choice, features_ND, labels_N)
 
     monkeypatch.setattr(shop.work, "fit", watching)
-    build(shop.scoring, shop.work, choice, shop.ground.task.target, {})
+    build(shop.scoring, Refits(shop.session, shop.work), choice, shop.ground.task.target, {})
     assert seen == [len(shop.ground.task.target)]
     assert seen[0] > len(shop.scoring.fitted)
 

@@ -1,0 +1,115 @@
+"""The last refit of a head, to every target image: a large one is not lost to a kill.
+
+```
+RUN/refit/DIGEST.safetensors          the head, once it is fitted
+RUN/refit/DIGEST.fitting.safetensors  the state of a fit under way
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from nasimb.data.base import ImageSet
+from nasimb.errors import ResumeError
+from nasimb.heads import Head
+from nasimb.heads.checkpoint import Checkpoint
+from nasimb.heads.compare import label
+from nasimb.phases.choice import Choice
+from nasimb.phases.comparison import LARGE_PROBLEM
+from nasimb.phases.crops import solver_notes
+from nasimb.phases.heads import HeadWork
+from nasimb.session import Session
+from nasimb.supernet.checkpoint import read_tensors, write_tensors
+
+FOLDER, FITTED = "refit", "fitted"
+HOW_GOOD = ("value", "balanced_loss", "metrics", "estimator", "seconds")
+"""What a choice tells besides what is to be fitted."""
+
+
+class Refits:
+    """Heads fitted to every target image; large problems save themselves, show how far they are and obey signals.
+
+    Args:
+        work: how heads are fitted.
+        large: images x features x classes above which a problem is large; others take no longer than a kill may cost.
+    """
+
+    def __init__(self, session: Session, work: HeadWork, large: int = LARGE_PROBLEM) -> None:
+        self.work = work
+        self._session, self._large = session, large
+        self._folder = session.run.path / FOLDER
+
+    def fit(
+        self, choice: Choice, target: ImageSet, features: Callable[[], Tensor],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Head:  # fmt: skip
+        """The head of `choice`; one that was fitted before a kill is read, one that was interrupted goes on.
+
+        Args:
+            features: features_ND as `HeadWork.features_to_fit` gives them; called where they are needed.
+            progress: told how much of a large fit is done; what it raises ends the fit, which can be continued.
+        """
+        dimension = self.work.scoring.supernet.feature_dim(choice.candidate.subnet)
+        if self.work.crops.count * len(target) * dimension * target.num_classes <= self._large:
+            head = self._fit(choice, target, features())
+        else:
+            name = self._name(choice)
+            head = self._read(name) or self._long_fit(name, choice, target, features(), progress)
+        for note in solver_notes(head, self.work.compared_images, dimension, target.class_counts_K):
+            self._session.watcher.say(f"{label(choice.head)}: {note}")
+        return head
+
+    def remove(self) -> None:
+        """All that was saved; the heads are in models now."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _fit(self, choice: Choice, target: ImageSet, features_ND: Tensor) -> Head:
+        return self.work.fit(choice, features_ND, target.labels_N.to(features_ND.device))
+
+    def _long_fit(
+        self, name: str, choice: Choice, target: ImageSet, features_ND: Tensor, progress: Callable[[float], None]
+    ) -> Head:
+        self._folder.mkdir(exist_ok=True)
+        labels_N = target.labels_N.to(features_ND.device)
+        checkpoint = Checkpoint(self._folder / f"{name}.fitting.safetensors", clock=self._session.clock)
+
+        def fit() -> Head:
+            return self.work.fit(
+                choice, features_ND, labels_N, checkpoint=checkpoint, progress=lambda share, objective: progress(share)
+            )
+
+        try:
+            head = fit()
+        except ResumeError as error:
+            # Features computed on another device differ in their last bits, and then the fit is another one.
+            self._session.watcher.say(f"{label(choice.head)} is fitted from the start: {error}")
+            checkpoint.remove()
+            head = fit()
+        about = {key: value for key, value in vars(head).items() if not isinstance(value, Tensor)}
+        write_tensors(self._file(name), head.tensors(), {FITTED: json.dumps(about)})
+        return head
+
+    def _read(self, name: str) -> Head | None:
+        file = self._file(name)
+        if not file.exists():
+            return None
+        tensors, metadata = read_tensors(file)
+        about = json.loads(metadata[FITTED])
+        return replace(Head.from_tensors(tensors, name=about["name"], setting=about["setting"]), **about)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    def _name(self, choice: Choice) -> str:
+        """Of everything that decides on the head; after a kill the heads may have been compared for longer."""
+        asked = {key: value for key, value in choice.to_line().items() if key not in HOW_GOOD}
+        text = json.dumps([asked, self.work.crops.count], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
