@@ -14,6 +14,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "candidate": (
         "candidate:candidate_over_forward",
         "candidate:tree_over_single",
+        "candidate:tree_over_single_16",
         "sgd:score_over_sgd",
         "sgd:tau_over_sgd",
     ),

@@ -8,8 +8,8 @@ shorter one is an outlier that a median ignores. (A ratio of two medians may pai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Figure:
         repetitions: timed turns, trials, seeds or subnets, as `against` says; warm-up not counted.
         detail: raw medians and sizes behind it, names with units.
         failed: whether the measurement failed (and was not just left out).
+        provenance: what does not hold of this figure in the provenance that all of a command share, and what does.
     """
 
     figure: str
@@ -63,6 +64,7 @@ class Figure:
     detail: Mapping[str, float | str | None] = field(default_factory=dict)
     reason: str | None = None
     failed: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -73,8 +75,8 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what it should be; None where nothing is asked or nothing was measured."""
-        if self.value is None or not self.target:
+        """Whether it is what it should be; None where nothing is asked or there is no number."""
+        if self.value is None or not math.isfinite(self.value) or not self.target:
             return None
         if self.at_most is not None:
             return self.value <= self.at_most
@@ -83,13 +85,14 @@ class Figure:
 
     def to_record(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """An entry of the JSON file; numbers that are not finite become null, since JSON has none."""
+        lost = self.value is not None and not math.isfinite(self.value)
         values = {
             "figure": self.figure, "value": _finite(self.value), "against": self.against, "unit": self.unit,
             "target": self.target or None, "met": self.met, "low": _finite(self.low), "high": _finite(self.high),
-            "repetitions": self.repetitions, "reason": self.reason,
+            "repetitions": self.repetitions, "reason": f"The value is {self.value}." if lost else self.reason,
             "detail": {name: _finite(value) for name, value in self.detail.items()},
         }  # fmt: skip
-        return {**values, **provenance}
+        return {**values, **provenance, **self.provenance}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,12 @@ class Conditions:
         space: for random pixels, and for what needs no images at all.
         images: most target images; None: each benchmark's own choice.
         repetitions: timed turns of every comparison.
+        seeds: searches with and without screening, a pair a seed.
         quick: small sizes, for a first look and for tests: such figures say little.
         large: also measure what takes minutes and gigabytes of disk.
         folder: where long measurements keep their rows, to go on after an interruption; None: nowhere.
         clock: seconds; wall clock, or processor time on a busy machine.
+        clock_name: which of them, for a reader.
         stop: the number of the signal that asks to stop; 0 while none has come.
         started: seconds on the clock when all began.
     """
@@ -123,6 +128,8 @@ class Conditions:
     watcher: Watcher
     stop: Stop
     started: float = 0.0
+    seeds: int = 5
+    clock_name: str = "wall clock"
 
     def tick(self, what: str, fraction: float, detail: str = "") -> None:
         """Call after every unit of work: shows where the measurement stands, and obeys a signal.
@@ -208,6 +215,12 @@ def ratio_figure(
         name, found.median, against, at_most=at_most, at_least=at_least, low=found.low, high=found.high,
         repetitions=len(seconds[above]), detail={**medians, **detail},
     )  # fmt: skip
+
+
+def made_with(figures: Iterable[Figure], **provenance: str) -> Iterator[Figure]:
+    """The same figures, each with what the command's provenance says wrongly of them put right."""
+    for figure in figures:
+        yield replace(figure, provenance={**figure.provenance, **provenance})
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,7 @@ Shapes: C channels, H and W pixels, B images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -27,25 +27,28 @@ from nasimb.search.trial import FINISHED, Candidate, Trial
 from nasimb.space import Subnet
 
 BATCH_SIZES = (64, 128, 512)
+"""Tried for the forward pass, and that of the scoring besides."""
 TUNING_IMAGES, TUNING_TURNS = 2048, 3
 RANDOM_SUBNETS, QUICK_SUBNETS = 5, 2
 BATCH, QUICK_BATCH = 64, 6
+SEARCH_BATCH, QUICK_SEARCH_BATCH = 16, 4
+"""Candidates that a search scores at a time."""
 SCORED = ("score", "balanced_loss", "head", "setting", "worst_recall")
 AGAINST = "full score of one candidate / plain eval forward of the extracted network over the same images"
 
 
 def candidate_over_forward(conditions: Conditions) -> Iterator[Figure]:
-    """candidate_over_forward of the smallest, median and largest subnet, and its median over random ones."""
+    """candidate_over_forward of the smallest, median and largest subnet, and of random ones."""
     testbed = load_testbed(conditions)
     named = testbed.named_subnets
     for name, subnet in named.items():
-        yield replace(_over_forward(testbed, subnet, conditions, name), at_most=None)
+        yield _over_forward(testbed, subnet, conditions, name)
     drawn = testbed.random_subnets(QUICK_SUBNETS if conditions.quick else RANDOM_SUBNETS)
     figures = [_over_forward(testbed, subnet, conditions, str(subnet)) for subnet in drawn]
     found = spread([figure.value for figure in figures if figure.value is not None])
     yield Figure(
-        "candidate_over_forward", found.median, f"{AGAINST}; median over {len(drawn)} random subnets", at_most=1.25,
-        low=found.low, high=found.high, repetitions=conditions.repetitions,
+        "candidate_over_forward", found.median, f"{AGAINST}; median and quartiles over {len(drawn)} random subnets",
+        at_most=1.25, low=found.low, high=found.high, repetitions=conditions.repetitions,
         detail={**_sizes(testbed), **{str(subnet): f.value for subnet, f in zip(drawn, figures, strict=True)}},
     )  # fmt: skip
 
@@ -72,9 +75,19 @@ def _over_forward(testbed: Testbed, subnet: Subnet, conditions: Conditions, name
 
 def tree_over_single(conditions: Conditions) -> Iterator[Figure]:
     """tree_over_single: 64 candidates of the evolution, scored as one batch / one by one."""
+    count = QUICK_BATCH if conditions.quick else BATCH
+    yield _tree_over_single("tree_over_single", count, conditions, at_most=0.65)
+
+
+def tree_over_single_16(conditions: Conditions) -> Iterator[Figure]:
+    """tree_over_single_16: the same of 16 candidates, which is what a search scores at a time."""
+    count = QUICK_SEARCH_BATCH if conditions.quick else SEARCH_BATCH
+    yield _tree_over_single("tree_over_single_16", count, conditions, at_most=None)
+
+
+def _tree_over_single(name: str, count: int, conditions: Conditions, at_most: float | None) -> Figure:
     testbed = load_testbed(conditions)
-    scoring = whole(testbed.scoring)
-    batch = evolved(testbed, QUICK_BATCH if conditions.quick else BATCH)
+    scoring, batch = whole(testbed.scoring), evolved(testbed, count)
     found: dict[str, list[Trial]] = {}
 
     def together() -> None:
@@ -83,11 +96,11 @@ def tree_over_single(conditions: Conditions) -> Iterator[Figure]:
     def one_by_one() -> None:
         found["single"] = [trial for asked in batch for trial in score(scoring, [asked], conditions)]
 
-    seconds = conditions.compare("tree", {"tree": together, "single": one_by_one})
+    seconds = conditions.compare(name, {"tree": together, "single": one_by_one})
     check_identical(found["tree"], found["single"])
     stages = len(testbed.space.stages)
-    yield ratio_figure(
-        "tree_over_single", seconds, "tree", "single", at_most=0.65,
+    return ratio_figure(
+        name, seconds, "tree", "single", at_most=at_most,
         against=f"{len(batch)} candidates of an evolutionary batch as one tree / one by one; identical scores",
         detail={
             **_sizes(testbed), "candidates": len(batch), "stages_shared_by_neighbours": _shared(batch) / stages,
@@ -111,8 +124,20 @@ def check_identical(tree: Sequence[Trial], single: Sequence[Trial]) -> None:
 
 
 def score(scoring: Scoring, proposals: Sequence[Proposal], conditions: Conditions) -> list[Trial]:
-    """Score candidates as a search does."""
-    return evaluate_batch(scoring, proposals, [], seed=0, cost=None, clock=conditions.clock)
+    """Score candidates as a search does.
+
+    Raises:
+        WorkError: one of them was not scored to the end; its seconds would say that scores are quick.
+    """
+    trials = evaluate_batch(scoring, proposals, [], seed=0, cost=None, clock=conditions.clock)
+    for trial in trials:
+        if trial.state != FINISHED:
+            raise WorkError(
+                "a candidate must be scored on all images to be measured",
+                got=f"{trial.state} ({trial.reason}) for {trial.candidate}",
+                do="Give it more memory, or mend what the reason names.",
+            )
+    return trials
 
 
 def whole(scoring: Scoring) -> Scoring:
@@ -150,11 +175,12 @@ def evolved(testbed: Testbed, count: int) -> list[Proposal]:
 
 
 def best_batch_size(testbed: Testbed, backbone: nn.Module, conditions: Conditions) -> int:
-    """The fastest of 64, 128 and 512 images a forward pass, so that the comparison is not an easy one."""
+    """The fastest of some numbers of images a forward pass, so that the comparison is not an easy one."""
     images = testbed.scoring.fitted
     part = images.subset(torch.arange(min(len(images), TUNING_IMAGES)))
     works: dict[str, Callable[[], object]] = {
-        str(size): partial(_forward, testbed.scoring, backbone, part, None, size) for size in BATCH_SIZES
+        str(size): partial(_forward, testbed.scoring, backbone, part, None, size)
+        for size in sorted({*BATCH_SIZES, testbed.scoring.batch_size})
     }
     seconds = alternate(works, TUNING_TURNS, conditions.clock, lambda: synchronise(conditions.device))
     return int(min(works, key=lambda size: float(np.median(seconds[size]))))
@@ -169,12 +195,16 @@ def plain_forward(testbed: Testbed, backbone: nn.Module, batch_size: int) -> Non
 def _forward(
     scoring: Scoring, backbone: nn.Module, images: ImageSet, more_BCHW: Tensor | None, batch_size: int
 ) -> None:
-    same = torch.autocast(scoring.device.type, scoring.dtype) if scoring.dtype != torch.float32 else nullcontext()
-    with same:
+    with number_format(scoring):
         for images_BCHW in () if more_BCHW is None else torch.split(more_BCHW, batch_size):
             backbone(images_BCHW)
         for images_BCHW, _ in images.batches(batch_size, scoring.device):
             backbone(images_BCHW)
+
+
+def number_format(scoring: Scoring) -> AbstractContextManager[object]:
+    """The number format of the scoring, for the network by itself."""
+    return torch.autocast(scoring.device.type, scoring.dtype) if scoring.dtype != torch.float32 else nullcontext()
 
 
 def _sizes(testbed: Testbed) -> dict[str, float | str | None]:

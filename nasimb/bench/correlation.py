@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import kendalltau
 
+NO_ORDER = "There is no order to compare: all values of one side are equal, one is not finite, or there is only one."
+"""Why there is no tau, for a reader."""
+
 
 def kendall_tau(scores: Sequence[float], truths: Sequence[float]) -> float | None:
     """Kendall's tau-b, which allows for ties; None where one side is constant, is not finite, or has fewer than two."""

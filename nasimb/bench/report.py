@@ -5,26 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from nasimb.bench.base import Conditions, Figure, Measure, Skipped
-from nasimb.data import parse_dataset
-from nasimb.errors import InputError, Interrupted
-from nasimb.rundir import environment
+from nasimb.bench.provenance import VERSIONS
+from nasimb.errors import InputError, Interrupted, ResumeError
 
 COLUMNS = (
     "benchmark", "figure", "value", "low", "high", "unit", "target", "met", "repetitions", "against", "reason",
     "data", "supernet", "device", "threads", "seed", "quick", "clock", "commit",
 )  # fmt: skip
-VERSIONS = ("python", "torch", "numpy", "scipy", "scikit-learn", "optuna", "nasimb")
 
 
 def run_measures(measures: Mapping[str, Measure], conditions: Conditions) -> Iterator[Figure]:
@@ -44,18 +39,6 @@ def run_measures(measures: Mapping[str, Measure], conditions: Conditions) -> Ite
             yield Figure(name, None, "", reason=str(reason))
         except Exception as error:  # whatever one measurement breaks on, the others are still worth having
             yield Figure(name, None, "", reason=f"{type(error).__name__}: {' '.join(str(error).split())}", failed=True)
-
-
-def provenance(conditions: Conditions, clock: str) -> dict[str, Any]:
-    """What every figure carries besides its number: device, versions, seed, kind of data; no paths."""
-    found = environment(_device(conditions.device), ())
-    kept = {key: found[key] for key in ("commit", "device", "machine", "system", "cpu_count", "versions")}
-    config = conditions.config
-    return {
-        **kept, "threads": torch.get_num_threads(), "seed": config.seed, "quick": conditions.quick, "clock": clock,
-        "data": "synthetic" if conditions.synthetic else parse_dataset(config.data).name,
-        "supernet": "fresh weights" if config.supernet is None else "trained",
-    }  # fmt: skip
 
 
 def table(figures: Sequence[Figure]) -> pd.DataFrame:
@@ -84,17 +67,46 @@ def write_json(file: Path, figures: Mapping[str, Sequence[Figure]], shared: Mapp
     _replace(file, json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(folder: Path, name: str, figures: Sequence[Figure], shared: Mapping[str, Any]) -> None:
-    """folder/NAME.csv: a row a figure, conditions and versions in columns; what is behind it as JSON in the last."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"{library}_version" for library in VERSIONS), "detail"])
+def write_csv(
+    folder: Path, name: str, figures: Sequence[Figure], shared: Mapping[str, Any], measured: Collection[str] = ()
+) -> None:
+    """folder/NAME.csv: a row a figure, conditions and versions in columns; what is behind it as JSON in the last.
+
+    Rows of other figures that are there already stay, with the conditions that they were measured under.
+
+    Args:
+        measured: names of measurements; a row that says why such a one gave no figure does not stay.
+
+    Raises:
+        ResumeError: a file of that name holds no figures.
+    """
+    file = folder / f"{name}.csv"
+    columns = [*COLUMNS, *(f"{library}_version" for library in VERSIONS), "detail"]
+    rows = {row["figure"]: row for row in _kept(file) if row["value"] or row["figure"] not in measured}
     for figure in figures:
         record = {"benchmark": name, **figure.to_record(shared)}
-        cells = [record[column] for column in COLUMNS] + [shared["versions"][library] for library in VERSIONS]
-        cells.append(json.dumps(record["detail"], ensure_ascii=False, allow_nan=False))
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    _replace(folder / f"{name}.csv", out.getvalue())
+        cells = {column: record[column] for column in COLUMNS}
+        cells |= {f"{library}_version": shared["versions"][library] for library in VERSIONS}
+        cells["detail"] = json.dumps(record["detail"], ensure_ascii=False, allow_nan=False)
+        rows[figure.figure] = {column: "" if cell is None else cell for column, cell in cells.items()}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    _replace(file, out.getvalue())
+
+
+def _kept(file: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier command."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as text:
+        reader = csv.DictReader(text)
+        columns = reader.fieldnames or ()
+        if not {"figure", "value"} <= set(columns):
+            do = "Use another --out, or delete the file."
+            raise ResumeError(f"{file} must hold figures", got=",".join(columns)[:80], do=do)
+        return list(reader)
 
 
 def _replace(file: Path, text: str) -> None:
@@ -106,15 +118,3 @@ def _replace(file: Path, text: str) -> None:
 
 def _short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _device(device: torch.device) -> str:
-    """The name of the GPU or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} threads)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} threads)"

@@ -92,11 +92,18 @@ class Rows:
         self._rows = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
         other = {row["identity"] for row in self._rows} - {self._identity}
         if other:
+            now, then = _differing(self._identity, other.pop())
             raise ResumeError(
                 f"{file} must be continued under the conditions it was begun with",
-                got=f"{self._identity} after {other.pop()}",
+                got=f"{now} after {then}",
                 do="Use the same options, or another --out.",
             )
+
+
+def _differing(now: str, then: str) -> tuple[str, str]:
+    """Of two identities, "name=value; name=value", only what differs."""
+    here, there = now.split("; "), then.split("; ")
+    return "; ".join(part for part in here if part not in there), "; ".join(part for part in there if part not in here)
 
 
 def _text(value: Cell) -> str:

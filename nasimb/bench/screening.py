@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nasimb.bench.base import Conditions, Figure, Skipped, spread
+from nasimb.bench.base import Conditions, Figure, Skipped, made_with, spread, synchronise
 from nasimb.bench.candidate import whole
+from nasimb.bench.provenance import identity
 from nasimb.bench.rows import Rows
-from nasimb.bench.sgd import sgd_through_network
+from nasimb.bench.sgd import fastest_forward, sgd_through_network
 from nasimb.bench.testbed import Testbed, load_testbed, warn_untrained
 from nasimb.budget import Ledger
 from nasimb.errors import WorkError
@@ -24,8 +25,8 @@ from nasimb.search.study import Question
 from nasimb.search.trial import FINISHED, SCREENED, Candidate, best_first
 from nasimb.session import Session
 
-CANDIDATES, SEEDS = 200, 5
-QUICK_CANDIDATES, QUICK_SEEDS = 12, 1
+CANDIDATES, QUICK_CANDIDATES = 200, 12
+QUICK_SEEDS = 1
 SGD_SUBNETS = 5
 FILE = "screening_rows.csv"
 
@@ -33,21 +34,22 @@ FILE = "screening_rows.csv"
 def screening(conditions: Conditions) -> Iterator[Figure]:
     """screened_cost, screened_loss, and how many times cheaper than SGD a candidate is on average."""
     candidates = QUICK_CANDIDATES if conditions.quick else CANDIDATES
-    seeds = range(QUICK_SEEDS if conditions.quick else SEEDS)
+    seeds = range(min(conditions.seeds, QUICK_SEEDS) if conditions.quick else conditions.seeds)
     file = None if conditions.folder is None else conditions.folder / FILE
     testbed = load_testbed(conditions, content=True)
     warn_untrained(testbed, conditions)
     if testbed.scoring.screen is None:
         raise Skipped("The part that would screen these images is too large a share of them to pay.")
-    rows = Rows(file, ("seed", "screened"), f"{testbed.fingerprint()} {candidates} candidates")
+    conditions_of = {"candidates": candidates, "sampler": conditions.config.sampler}
+    rows = Rows(file, ("seed", "screened"), identity([testbed], conditions, **conditions_of))
     for seed in seeds:
         # Which of both comes first changes from seed to seed, as in all alternating repetitions.
         for screened in (True, False) if seed % 2 else (False, True):
             if not rows.has(seed=seed, screened=screened):
                 scoring = testbed.scoring if screened else whole(testbed.scoring)
                 rows.append({"seed": seed, "screened": screened, **run(testbed, scoring, candidates, seed, conditions)})
-    yield from figures(rows, candidates)
-    yield sgd_figure(rows, _sgd_seconds(testbed, conditions), candidates)
+    found = [*figures(rows, candidates), sgd_figure(rows, _sgd_seconds(testbed, conditions), candidates)]
+    yield from made_with(found, data=testbed.data)
 
 
 def run(
@@ -74,20 +76,26 @@ def run(
 
 
 def figures(rows: Rows, candidates: int) -> Iterator[Figure]:
-    """Cost as a ratio, loss in points; means over the seeds, with quartiles."""
-    with_it, without = rows.numbers("seconds", screened=True), rows.numbers("seconds", screened=False)
-    _check_paired(rows)
+    """Cost as a ratio, loss in points; means over the seeds of which both searches are there, with quartiles.
+
+    Raises:
+        Skipped: of no seed are both.
+    """
+    pairs = complete_seeds(rows)
+    if not pairs:
+        raise Skipped("No seed has been searched both with screening and without.")
+    with_it, without = (_of(rows, "seconds", kind, pairs) for kind in (True, False))
     ratios = [a / b for a, b in zip(with_it, without, strict=True)]
     found = spread(ratios)
     said = f"search of {candidates} candidates with screening / without; mean of {len(ratios)} seeds"
     detail = {
         "screened_seconds": float(np.mean(with_it)), "whole_seconds": float(np.mean(without)),
-        "screened_out": float(np.mean(rows.numbers("screened_out", screened=True))),
-        "finished": float(np.mean(rows.numbers("finished", screened=True))),
+        "screened_out": float(np.mean(_of(rows, "screened_out", True, pairs))),
+        "finished": float(np.mean(_of(rows, "finished", True, pairs))),
     }  # fmt: skip
     yield Figure("screened_cost", float(np.mean(ratios)), said, at_most=0.35, low=found.low, high=found.high,
                  repetitions=len(ratios), detail=detail)  # fmt: skip
-    scores = {kind: np.array(rows.numbers("winner_score", screened=kind)) for kind in (False, True)}
+    scores = {kind: np.array(_of(rows, "winner_score", kind, pairs)) for kind in (False, True)}
     lost = 100 * (scores[False] - scores[True])
     found = spread(lost.tolist())
     yield Figure(
@@ -100,7 +108,7 @@ def figures(rows: Rows, candidates: int) -> Iterator[Figure]:
 
 def sgd_figure(rows: Rows, sgd_seconds: list[float], candidates: int) -> Figure:
     """SGD on one candidate / what a candidate costs on average in a screened search."""
-    per_candidate = float(np.mean(rows.numbers("seconds", screened=True))) / candidates
+    per_candidate = float(np.mean(_of(rows, "seconds", True, complete_seeds(rows)))) / candidates
     found = spread([seconds / per_candidate for seconds in sgd_seconds])
     return Figure(
         "score_over_sgd_screened", float(np.mean(sgd_seconds)) / per_candidate,
@@ -111,15 +119,24 @@ def sgd_figure(rows: Rows, sgd_seconds: list[float], candidates: int) -> Figure:
 
 
 def _sgd_seconds(testbed: Testbed, conditions: Conditions) -> list[float]:
-    taken: list[float] = []
-    for subnet in testbed.random_subnets(1 if conditions.quick else SGD_SUBNETS):
-        conditions.tick("SGD", len(taken) / SGD_SUBNETS, str(subnet))
+    count, taken = 1 if conditions.quick else SGD_SUBNETS, list[float]()
+    for subnet in testbed.random_subnets(count):
+        conditions.tick("SGD", len(taken) / count, str(subnet))
+        candidate = Candidate(subnet, testbed.calibration)
+        at_a_time = fastest_forward(testbed, candidate, conditions)
+        synchronise(conditions.device)
         start = conditions.clock()
-        sgd_through_network(testbed, Candidate(subnet, testbed.calibration))
+        sgd_through_network(testbed, candidate, at_a_time)
+        synchronise(conditions.device)
         taken.append(conditions.clock() - start)
     return taken
 
 
-def _check_paired(rows: Rows) -> None:
-    """Rows come seed by seed, one of each kind, so that both lists are in the order of the seeds."""
-    assert rows.texts("seed", screened=True) == rows.texts("seed", screened=False)
+def complete_seeds(rows: Rows) -> list[str]:
+    """Seeds with a search of each kind, in the order of the rows."""
+    without = set(rows.texts("seed", screened=False))
+    return [seed for seed in rows.texts("seed", screened=True) if seed in without]
+
+
+def _of(rows: Rows, column: str, screened: bool, seeds: Sequence[str]) -> list[float]:
+    return [value for seed in seeds for value in rows.numbers(column, screened=screened, seed=seed)]

@@ -1,22 +1,25 @@
 """The method that a candidate's score replaces: SGD on a reweighted linear head through the frozen network.
 
-Every epoch forwards every image, as such loops do (and must, where images are augmented). Without augmentation the
-features of all epochs are the same, so where only its accuracy is asked for they are computed once.
+Every epoch forwards every image, as such loops do (and must, where images are augmented). The forward pass has the
+number format of the scoring and takes as many images at a time as is fastest, however many a step of SGD takes: nothing
+would be shown by a slow one. Without augmentation the features of all epochs are the same, so where only its accuracy
+is asked for they are computed once.
 
 Shapes: N images, B images of a batch, M test images, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.bench.base import Conditions, Figure, ratio_figure
-from nasimb.bench.candidate import proposal, score, whole
-from nasimb.bench.correlation import kendall_tau
+from nasimb.bench.base import Conditions, Figure, made_with, ratio_figure
+from nasimb.bench.candidate import best_batch_size, number_format, proposal, score, whole
+from nasimb.bench.correlation import NO_ORDER, kendall_tau
+from nasimb.bench.provenance import identity
 from nasimb.bench.rows import Rows
 from nasimb.bench.testbed import Testbed, features_for_truth, load_testbed, true_accuracy, warn_untrained
 from nasimb.data.base import ImageSet
@@ -42,17 +45,21 @@ def score_over_sgd(conditions: Conditions) -> Iterator[Figure]:
     testbed = load_testbed(conditions)
     candidate = Candidate(testbed.named_subnets["median"], testbed.calibration)
     scoring, asked = whole(testbed.scoring), proposal(testbed, candidate)
+    at_a_time = fastest_forward(testbed, candidate, conditions)
     seconds = conditions.compare(
         "score_over_sgd",
         {
             "score": lambda: score(scoring, [asked], conditions),
-            "sgd": lambda: sgd_through_network(testbed, candidate),
+            "sgd": lambda: sgd_through_network(testbed, candidate, at_a_time),
         },
     )
     yield ratio_figure(
         "score_over_sgd", seconds, "sgd", "score", at_least=7.0,
         against=f"{EPOCHS} epochs of SGD on a reweighted head through the frozen network / full score of the candidate",
-        detail={"subnet": str(candidate.subnet), "target_images": len(scoring.fitted), "sgd_batch_size": BATCH_SIZE},
+        detail={
+            "subnet": str(candidate.subnet), "target_images": len(scoring.fitted), "sgd_batch_size": BATCH_SIZE,
+            "forward_batch_size": at_a_time, "dtype": str(scoring.dtype),
+        },
     )  # fmt: skip
 
 
@@ -62,7 +69,7 @@ def tau_over_sgd(conditions: Conditions) -> Iterator[Figure]:
     warn_untrained(testbed, conditions)
     subnets = testbed.random_subnets(QUICK_SUBNETS if conditions.quick else SUBNETS)
     file = None if conditions.folder is None else conditions.folder / FILE
-    rows = Rows(file, ("number",), testbed.fingerprint())
+    rows = Rows(file, ("number",), identity([testbed], conditions))
     for number, subnet in enumerate(subnets):
         if rows.has(number=number):
             continue
@@ -77,7 +84,7 @@ def tau_over_sgd(conditions: Conditions) -> Iterator[Figure]:
                 "test": true_accuracy(testbed, features_ND, test_MD),
             }
         )  # fmt: skip
-    yield from tau_figures(rows)
+    yield from made_with(tau_figures(rows), data=testbed.data)
 
 
 def tau_figures(rows: Rows) -> list[Figure]:
@@ -87,29 +94,53 @@ def tau_figures(rows: Rows) -> list[Figure]:
     against = f"and test balanced accuracy of the full balanced-softmax head, {len(test)} subnets"
     said = {"score": "candidate score", "sgd": f"{EPOCHS} epochs of SGD judged on a {HOLDOUT:.0%} hold-out"}
     figures = [
-        Figure(f"tau_{name}", tau, f"Kendall tau of {said[name]} {against}", unit="tau", repetitions=len(test))
+        Figure(f"tau_{name}", tau, f"Kendall tau of {said[name]} {against}", unit="tau", repetitions=len(test),
+               reason=NO_ORDER if tau is None else None)
         for name, tau in taus.items()
-    ]
+    ]  # fmt: skip
     gained = None if taus["score"] is None or taus["sgd"] is None else taus["score"] - taus["sgd"]
     return [
         *figures,
-        Figure("tau_score_minus_sgd", gained, "tau_score - tau_sgd", unit="tau", at_least=0.0, repetitions=len(test)),
-    ]
+        Figure("tau_score_minus_sgd", gained, "tau_score - tau_sgd", unit="tau", at_least=0.0, repetitions=len(test),
+               reason="One of both taus has no value." if gained is None else None),
+    ]  # fmt: skip
 
 
-def sgd_through_network(testbed: Testbed, candidate: Candidate) -> nn.Module:
-    """Calibrate, then train the head on all target images, forwarding them in every epoch."""
+def fastest_forward(testbed: Testbed, candidate: Candidate, conditions: Conditions) -> int:
+    """Images at a time with which the candidate's forward pass is fastest."""
+    statistics = statistics_of(testbed.scoring, candidate)
+    return best_batch_size(testbed, testbed.scoring.supernet.extract(candidate.subnet, statistics).eval(), conditions)
+
+
+def sgd_through_network(testbed: Testbed, candidate: Candidate, at_a_time: int) -> nn.Module:
+    """Calibrate, then train the head on all target images, forwarding them `at_a_time` in every epoch."""
     scoring, images = testbed.scoring, testbed.scoring.fitted
     backbone = scoring.supernet.extract(candidate.subnet, statistics_of(scoring, candidate)).eval()
 
     def epoch(order_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for images_BCHW, positions_B in images.batches(BATCH_SIZE, scoring.device, order_N):
-            with torch.no_grad():
+        yield from zip(regrouped(features(order_N)), torch.split(order_N, BATCH_SIZE), strict=True)
+
+    def features(order_N: Tensor) -> Iterator[Tensor]:
+        for images_BCHW, _ in images.batches(at_a_time, scoring.device, order_N):
+            with torch.no_grad(), number_format(scoring):
                 features_BD = backbone(images_BCHW)
-            yield features_BD, positions_B
+            yield features_BD.float()
 
     dimension = scoring.supernet.feature_dim(candidate.subnet)
     return train_head(epoch, images.labels_N, images.num_classes, dimension, scoring.device, testbed.seed)
+
+
+def regrouped(batches: Iterable[Tensor], size: int = BATCH_SIZE) -> Iterator[Tensor]:
+    """The same rows in the same order, `size` at a time; in the end what is left."""
+    waiting: list[Tensor] = []
+    for features_BD in batches:
+        waiting.append(features_BD)
+        if sum(map(len, waiting)) >= size:
+            *whole, rest = torch.split(torch.cat(waiting), size)
+            yield from whole if len(rest) < size else (*whole, rest)
+            waiting = [rest] if len(rest) < size else []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def sgd_holdout(testbed: Testbed, features_ND: Tensor) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 from nasimb.assemble import Ground, load_ground, make_scoring
 from nasimb.bench.base import Conditions
 from nasimb.config import RunConfig
+from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet
 from nasimb.data.longtail import class_counts
 from nasimb.data.splits import stratified_split
@@ -50,6 +51,7 @@ class Testbed:
 
     Attributes:
         trained: whether the super-network is; with fresh random weights times are right and scores mean nothing.
+        data: kind of images, for a reader.
     """
 
     __test__ = False  # not a test case, whatever its name begins with
@@ -59,6 +61,7 @@ class Testbed:
     scoring: Scoring
     seed: int
     trained: bool
+    data: str
 
     @property
     def calibration(self) -> str:
@@ -84,6 +87,18 @@ class Testbed:
         for tensor in (*self.scoring.supernet.state_dict().values(), *self.scoring.calibration_images.values()):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def scoring_options(self) -> str:
+        """How candidates are scored, in full but short: heads, metric, screening, batches, number format."""
+        scoring, screen = self.scoring, self.scoring.screen
+        heads = [head.model_dump(mode="json") | {"name": head.name} for head in scoring.heads]
+        validation = None if scoring.validation is None else scoring.validation.fingerprint()
+        part = None if screen is None else (screen.eta, screen.fitted_M.tolist(), _listed(screen.validation_M))
+        options = (heads, scoring.class_counts_K.tolist(), validation, part, scoring.batch_size, scoring.memory_mib)
+        names = "+".join(head.name for head in scoring.heads)
+        screened = "whole" if screen is None else f"1/{screen.eta} of {len(screen.fitted_M)} images"
+        digest = hashlib.sha256(repr(options).encode()).hexdigest()[:8]
+        return f"{names} {scoring.objective} {scoring.dtype} {screened} {digest}"
 
     def random_subnets(self, count: int) -> list[Subnet]:
         """Uniform draws, always the same ones, each once."""
@@ -119,6 +134,7 @@ def load_testbed(
     config = config.model_copy(update=changes)
     conditions = replace(conditions, synthetic=conditions.synthetic and not content)
     ground = load_bench_ground(conditions, config)
+    data = "synthetic" if conditions.synthetic else parse_dataset(config.data).name
     task = _honest(ground.task)
     if draw is not None and config.imbalance_factor is None and not conditions.synthetic:
         task = _only(task, stratified_split(task.target.labels_N, DRAWN_OUT, draw)[0], f"Draw {draw} of 80 %")
@@ -126,7 +142,7 @@ def load_testbed(
     ground = replace(ground, task=task)
     frozen = ground.ready or _fresh(ground, config.seed, config.calibration_images)
     trained = ground.ready is not None
-    return Testbed(task, ground.space, make_scoring(config, ground, frozen), config.seed, trained)
+    return Testbed(task, ground.space, make_scoring(config, ground, frozen), config.seed, trained, data)
 
 
 def load_bench_ground(conditions: Conditions, config: RunConfig) -> Ground:
@@ -168,6 +184,10 @@ def synthetic_task(space: SearchSpace, conditions: Conditions, seed: int) -> Tas
 
     target, source, test = images(counts_K), images([100] * SYNTHETIC_CLASSES), images([20] * SYNTHETIC_CLASSES)
     return Task(source, False, target, test, None, True, ("Synthetic pixels.",))
+
+
+def _listed(positions_M: Tensor | None) -> list[int] | None:
+    return None if positions_M is None else positions_M.tolist()
 
 
 def _counts(total: int) -> list[int]:

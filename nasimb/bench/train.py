@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.assemble import Ground, new_training
-from nasimb.bench.base import Conditions, Figure, ratio_figure
+from nasimb.bench.base import Conditions, Figure, made_with, ratio_figure
 from nasimb.bench.testbed import load_bench_ground
 from nasimb.data.augment import augment
 from nasimb.space import Subnet
@@ -55,7 +55,7 @@ def sandwich_over_plain(conditions: Conditions) -> Iterator[Figure]:
             done["plain"] += 1
 
     seconds = conditions.compare("sandwich_over_plain", {"sandwich": sandwich, "plain": plain_steps})
-    yield ratio_figure(
+    figure = ratio_figure(
         "sandwich_over_plain", seconds, "sandwich", "plain", at_most=1.10,
         against="sandwich step / sum of plain training steps of the same extracted subnets, augmentation in both",
         detail={
@@ -63,6 +63,7 @@ def sandwich_over_plain(conditions: Conditions) -> Iterator[Figure]:
             "space": ground.space.name, "precision": replayed.precision,
         },
     )  # fmt: skip
+    yield from made_with([figure], supernet="fresh weights")
 
 
 def _subnets_of_steps(training: Training, steps: int) -> list[list[Subnet]]:

@@ -52,6 +52,10 @@ def bench(
     repetitions: Annotated[
         int, typer.Option(min=1, help="Timed turns, one work after the other.", rich_help_panel=HOW)
     ] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Pairs of searches that screening compares, one a seed; fewer say less.",
+                          rich_help_panel=HOW)
+    ] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=HOW)] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of all libraries.", rich_help_panel=HOW)
@@ -77,8 +81,8 @@ def bench(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for NAME.csv, and for the rows from which screening and ranking go on when they are "
-                     "started again.", rich_help_panel=OUT),
+        typer.Option(help="Folder for NAME.csv, whose rows of other figures stay, and for the rows from which "
+                     "screening and ranking go on when they are started again.", rich_help_panel=OUT),
     ] = None,
 ) -> None:  # fmt: skip
     """Measure what nasimb claims: ratios of times taken turn by turn in one process, with device and versions.
@@ -91,7 +95,8 @@ def bench(
 
     from nasimb.bench import measures
     from nasimb.bench.base import Conditions
-    from nasimb.bench.report import provenance, run_measures, table, write_csv, write_json
+    from nasimb.bench.provenance import provenance
+    from nasimb.bench.report import run_measures, table, write_csv, write_json
     from nasimb.phases.prepare import choose_device
     from nasimb.report.show import stdout, terminal_table
 
@@ -104,9 +109,10 @@ def bench(
         conditions = Conditions(
             config, synthetic=data is None and supernet is None, space=space or SPACE, images=images,
             device=choose_device(device), repetitions=repetitions, quick=quick, large=large, folder=out,
-            clock=clock, watcher=watcher, stop=stop, started=clock(),
+            clock=clock, watcher=watcher, stop=stop, started=clock(), seeds=seeds,
+            clock_name="processor time" if cpu_time else "wall clock",
         )  # fmt: skip
-        shared = provenance(conditions, "processor time" if cpu_time else "wall clock")
+        shared = provenance(conditions)
         for name, some in wanted.items():
             found[name] = []
             for figure in run_measures(some, conditions):
@@ -115,7 +121,7 @@ def bench(
                 if json_file is not None:
                     write_json(json_file, found, shared)
                 if out is not None:
-                    write_csv(out, name, found[name], shared)
+                    write_csv(out, name, found[name], shared, measured=some)
     versions = ", ".join(f"{name} {shared['versions'][name]}" for name in ("python", "torch", "scikit-learn", "optuna"))
     for name, figures in found.items():
         stdout().print(terminal_table(table(figures), title=name))

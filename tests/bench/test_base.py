@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasimb.bench.base import Conditions, Figure, alternate, ratio, ratio_figure, spread
+from nasimb.bench.base import Conditions, Figure, alternate, made_with, ratio, ratio_figure, spread
 from nasimb.errors import Interrupted
 
 
@@ -72,6 +72,8 @@ def test_spread_brackets_the_median(values: list[float]) -> None:
         (6.0, {"at_least": 7.0}, False, ">= 7"),
         (6.0, {}, None, ""),
         (None, {"at_most": 1.0}, None, "<= 1"),
+        (float("nan"), {"at_most": 1.0}, None, "<= 1"),
+        (float("inf"), {"at_least": 1.0}, None, ">= 1"),
     ],
 )
 def test_a_figure_knows_whether_it_is_what_it_should_be(value, limits, met, target) -> None:
@@ -85,8 +87,8 @@ def test_a_record_is_valid_json_with_everything_beside_the_number() -> None:
     record = figure.to_record({"device": "cpu", "seed": 0})
     assert json.loads(json.dumps(record, allow_nan=False)) == {
         "figure": "x", "value": None, "against": "a / b", "unit": "ratio", "target": None, "met": None, "low": None,
-        "high": None, "repetitions": 1, "reason": None, "detail": {"a_seconds": None, "n": 3}, "device": "cpu",
-        "seed": 0,
+        "high": None, "repetitions": 1, "reason": "The value is inf.", "detail": {"a_seconds": None, "n": 3},
+        "device": "cpu", "seed": 0,
     }  # fmt: skip
 
 
@@ -97,3 +99,10 @@ def test_a_signal_ends_a_comparison_between_two_works(quick: Callable[..., Condi
         conditions.compare("x", {"a": lambda: done.append("a"), "b": lambda: done.append("b")})
     assert stopped.value.exit_code == 130
     assert len(done) == 2
+
+
+def test_a_figure_says_itself_what_does_not_hold_of_it() -> None:
+    (figure,) = made_with([Figure("x", 1.0, "a / b")], data="made")
+    assert figure.to_record({"data": "digits", "seed": 0})["data"] == "made"
+    assert figure.to_record({"data": "digits", "seed": 0})["seed"] == 0
+    assert Figure("x", 1.0, "a / b").to_record({"data": "digits"})["data"] == "digits"

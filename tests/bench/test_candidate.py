@@ -13,6 +13,8 @@ from nasimb.bench.base import Conditions
 from nasimb.bench.testbed import load_testbed
 from nasimb.errors import WorkError
 from nasimb.search.candidate import rank
+from nasimb.search.limits import Limits
+from nasimb.search.study import Question
 from nasimb.search.trial import Candidate
 
 
@@ -26,8 +28,8 @@ def test_every_named_subnet_and_the_median_of_random_ones_is_reported(ticking: C
     names = [f"candidate_over_forward_{name}" for name in ("smallest", "median", "largest")]
     assert list(found) == [*names, "candidate_over_forward"]
     assert all(figure.value > 0 for figure in found.values())
-    assert [found[name].target for name in names] == ["", "", ""]
-    assert found["candidate_over_forward"].target == "<= 1.25"
+    assert {figure.target for figure in found.values()} == {"<= 1.25"}
+    assert "quartiles over 2 random subnets" in found["candidate_over_forward"].against
     assert found[names[0]].detail["forward_batch_size"] in candidate.BATCH_SIZES
     assert found[names[0]].detail["target_images"] == 60
 
@@ -58,6 +60,25 @@ def test_the_tree_is_compared_with_its_members_alone(ticking: Conditions) -> Non
     assert figure.value > 0
     assert figure.detail["candidates"] == candidate.QUICK_BATCH
     assert 0 <= figure.detail["stages_shared_by_neighbours"] <= 1
+    (figure,) = candidate.tree_over_single_16(ticking)
+    assert (figure.figure, figure.target) == ("tree_over_single_16", "")
+    assert figure.detail["candidates"] == candidate.QUICK_SEARCH_BATCH
+
+
+def test_the_smaller_batch_is_that_of_a_search(ticking: Conditions) -> None:
+    testbed = load_testbed(ticking)
+    question = Question(testbed.space, (testbed.calibration,), Limits(), "evolution", None, 0)
+    assert question.batch_size == candidate.SEARCH_BATCH
+
+
+def test_a_candidate_that_failed_is_not_a_quick_one(ticking: Conditions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*given: object, **named: object) -> None:
+        raise WorkError("memory must suffice", got="none", do="Give it some.")
+
+    monkeypatch.setattr("nasimb.search.engine.SubnetTree", no_memory)
+    for measure in (candidate.candidate_over_forward, candidate.tree_over_single, sgd.score_over_sgd):
+        with pytest.raises(WorkError, match=r"scored on all images.*failed.*memory must suffice"):
+            list(measure(ticking))
 
 
 def test_a_score_that_depends_on_company_is_an_error(ticking: Conditions) -> None:

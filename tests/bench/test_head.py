@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nasimb.bench import head, made
 from nasimb.bench.base import Conditions, Figure, Skipped
+from nasimb.bench.provenance import device_name
 from nasimb.errors import WorkError
 
 
@@ -55,8 +56,30 @@ def test_figures_on_small_sizes(quick: Callable[..., Conditions]) -> None:
     ridge = by_name(head.ridge_over_sklearn(conditions))["ridge_over_sklearn"]
     assert ridge.repetitions == 2
     assert ridge.value > 0
-    logistic = by_name(head.logistic_over_sklearn(conditions))["logistic_over_sklearn"]
+    found = by_name(head.logistic_over_sklearn(conditions))
+    logistic, default = found["logistic_over_sklearn"], found["logistic_default_over_sklearn"]
     assert logistic.detail["objective"] <= logistic.detail["sklearn_objective"] * (1 + 1e-4)
+    assert "found beforehand" in logistic.against
+    assert default.value == pytest.approx(
+        default.detail["default_seconds"] / default.detail["sklearn_seconds"], rel=0.5
+    )
+    difference = default.detail["objective"] / default.detail["sklearn_objective"] - 1
+    assert default.detail["objective_relative_difference"] == pytest.approx(difference)
+    assert abs(difference) < 0.05
+    for figure in (ridge, logistic, default):
+        assert "made features, eigenvalues as rank^-" in figure.against
+        assert (figure.provenance["data"], figure.provenance["supernet"]) == ("made", "none")
+        assert figure.provenance["device"] == device_name(torch.device("cpu"))
+
+
+def test_the_spectrum_is_that_of_the_features() -> None:
+    problem = head.Problem.make(2000, 30, 4, seed=0)
+    features_ND, rank = problem.features_ND.double().numpy(), np.arange(1, 31)
+    values = np.linalg.svd(features_ND - features_ND.mean(0), compute_uv=False) ** 2
+    design = np.stack([np.log(rank), np.ones(30)], axis=1)
+    slope = np.linalg.lstsq(design, np.log(values), rcond=None)[0][0]
+    assert problem.spectrum_exponent == pytest.approx(slope, rel=1e-6)
+    assert problem.spectrum_exponent < -1
 
 
 def test_large_sizes_are_for_those_who_ask(quick: Callable[..., Conditions]) -> None:

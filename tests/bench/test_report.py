@@ -11,8 +11,9 @@ import pytest
 
 from nasimb.bench import BENCHES, measures
 from nasimb.bench.base import Conditions, Figure, Skipped
-from nasimb.bench.report import provenance, run_measures, table, write_csv, write_json
-from nasimb.errors import InputError
+from nasimb.bench.provenance import provenance
+from nasimb.bench.report import run_measures, table, write_csv, write_json
+from nasimb.errors import InputError, ResumeError
 
 KEYS = {
     "benchmark", "figure", "value", "against", "unit", "target", "met", "low", "high", "repetitions", "reason",
@@ -64,7 +65,7 @@ def test_quick_figures_are_held_against_nothing(quick: Callable[..., Conditions]
 
 
 def test_json_has_one_record_a_figure_with_its_provenance(tmp_path: Path, quick: Callable[..., Conditions]) -> None:
-    shared = provenance(quick(), "wall clock")
+    shared = provenance(quick())
     file = tmp_path / "made" / "bench.json"
     write_json(file, {"candidate": [FIGURE], "head": [Figure("x", None, "", reason="why")]}, shared)
     first, second = json.loads(file.read_text())
@@ -77,13 +78,47 @@ def test_json_has_one_record_a_figure_with_its_provenance(tmp_path: Path, quick:
 
 
 def test_csv_has_one_row_a_figure_and_versions_in_columns(tmp_path: Path, quick: Callable[..., Conditions]) -> None:
-    write_csv(tmp_path, "candidate", [FIGURE, Figure("x", None, "", reason="why")], provenance(quick(), "wall clock"))
+    write_csv(tmp_path, "candidate", [FIGURE, Figure("x", None, "", reason="why")], provenance(quick()))
     with (tmp_path / "candidate.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert float(first["value"]) == 1.18
     assert json.loads(first["detail"]) == {"score_seconds": 2.0, "subnet": "r8, d1"}
     assert first["torch_version"]
     assert (second["value"], second["reason"]) == ("", "why")
+
+
+def rows_of(file: Path) -> dict[str, dict[str, str]]:
+    with file.open(newline="") as text:
+        return {row["figure"]: row for row in csv.DictReader(text)}
+
+
+def test_csv_keeps_the_rows_of_figures_that_were_not_measured_now(tmp_path: Path, quick) -> None:
+    early, late = provenance(quick()), provenance(quick(clock_name="processor time"))
+    write_csv(tmp_path, "x", [Figure("a", 1.0, "one, 'two'\nthree"), Figure("b", 2.0, ""), Figure("c", 3.0, "")], early)
+    before = rows_of(tmp_path / "x.csv")
+    write_csv(tmp_path, "x", [Figure("b", 5.0, ""), Figure("d", 6.0, "")], late)
+    after = rows_of(tmp_path / "x.csv")
+    assert list(after) == ["a", "b", "c", "d"]
+    assert (after["a"], after["c"]) == (before["a"], before["c"])
+    assert {name: row["clock"] for name, row in after.items()} == {
+        "a": "wall clock", "b": "processor time", "c": "wall clock", "d": "processor time",
+    }  # fmt: skip
+    assert float(after["b"]["value"]) == 5.0
+
+
+def test_csv_forgets_why_a_measurement_gave_nothing_once_it_is_made_again(tmp_path: Path, quick) -> None:
+    shared = provenance(quick())
+    left_out = [Figure("memory", None, "", reason="why"), Figure("other", None, "", reason="why")]
+    write_csv(tmp_path, "x", left_out, shared, measured=["memory", "other"])
+    write_csv(tmp_path, "x", [Figure("memory_gib", 1.0, "")], shared, measured=["memory"])
+    assert list(rows_of(tmp_path / "x.csv")) == ["other", "memory_gib"]
+
+
+def test_csv_of_something_else_is_not_replaced(tmp_path: Path, quick) -> None:
+    (tmp_path / "x.csv").write_text("my,notes\n")
+    with pytest.raises(ResumeError, match="must hold figures; got my,notes"):
+        write_csv(tmp_path, "x", [FIGURE], provenance(quick()))
+    assert (tmp_path / "x.csv").read_text() == "my,notes\n"
 
 
 def test_every_name_in_the_table_can_be_loaded() -> None:

@@ -60,3 +60,10 @@ def test_without_a_file_rows_stay_in_memory() -> None:
     rows = Rows(None, ("number",), "abc")
     rows.append({"number": 0, "score": 1.0})
     assert rows.has(number=0)
+
+
+def test_only_what_differs_in_the_conditions_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    Rows(file, ("number",), "images=ab; clock=wall clock; threads=1").append({"number": 0})
+    with pytest.raises(InputError, match="got clock=processor time after clock=wall clock"):
+        Rows(file, ("number",), "images=ab; clock=processor time; threads=1")

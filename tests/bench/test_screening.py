@@ -38,6 +38,18 @@ def test_cost_is_a_mean_of_ratios_and_loss_is_in_points() -> None:
     assert lost.met is True
 
 
+def test_only_seeds_with_both_searches_count() -> None:
+    whole, begun = list(screening.figures(rows_of(2), candidates=10)), rows_of(2)
+    row = {"seconds": 99.0, "winner_score": 0.1, "winner": "x", "finished": 3, "screened_out": 7, "rows": 10}
+    begun.append({"seed": 2, "screened": True, **row})
+    begun.append({"seed": 3, "screened": False, **row})
+    assert list(screening.figures(begun, candidates=10)) == whole
+    assert screening.sgd_figure(begun, [5.0], 10) == screening.sgd_figure(rows_of(2), [5.0], 10)
+    assert "2 seeds" in whole[0].against
+    with pytest.raises(Skipped, match="both with screening and without"):
+        list(screening.figures(rows_of(0), candidates=10))
+
+
 def test_sgd_is_held_against_the_mean_candidate_of_screened_searches() -> None:
     figure = screening.sgd_figure(rows_of(2), [5.0, 10.0], candidates=10)
     assert figure.value == pytest.approx(7.5 / 0.25)
@@ -54,6 +66,11 @@ def test_one_search_each_way(quick: Callable[..., Conditions], monkeypatch: pyte
     assert set(found) == {"screened_cost", "screened_loss", "score_over_sgd_screened"}
     assert found["screened_cost"].detail["screened_out"] > 0
     assert found["screened_cost"].value > 0
+    assert found["screened_cost"].repetitions == 1
+    assert {figure.provenance["data"] for figure in found.values()} == {"digits"}
+    monkeypatch.setattr(screening, "QUICK_SEEDS", 9)
+    more = {figure.figure: figure for figure in screening.screening(replace(conditions, seeds=2))}
+    assert (more["screened_cost"].repetitions, more["screened_loss"].repetitions) == (2, 2)
 
 
 def test_where_a_part_does_not_pay_it_says_so(quick: Callable[..., Conditions]) -> None:

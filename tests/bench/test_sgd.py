@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nasimb.bench import sgd
 from nasimb.bench.base import Conditions
@@ -20,12 +23,47 @@ def test_an_epoch_through_the_network_is_one_over_its_features(quick: Callable[.
     candidate = Candidate(testbed.space.largest(), testbed.calibration)
     features_ND, _ = features_for_truth(testbed, candidate)
     images = testbed.task.target
-    through = sgd.sgd_through_network(testbed, candidate)
+    through, uneven = (sgd.sgd_through_network(testbed, candidate, at_a_time) for at_a_time in (512, 7))
     cached = sgd.train_head(
         sgd._cached(features_ND, torch.arange(len(images))), images.labels_N, images.num_classes,
         features_ND.shape[1], torch.device("cpu"), testbed.seed,
     )  # fmt: skip
     torch.testing.assert_close(through(features_ND), cached(features_ND), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(uneven(features_ND), cached(features_ND), rtol=1e-3, atol=1e-3)
+
+
+@given(st.lists(st.integers(1, 9), max_size=8), st.integers(1, 7))
+def test_regrouped_rows_are_the_same_in_full_batches(lengths: list[int], size: int) -> None:
+    rows_N1 = torch.arange(sum(lengths))[:, None]
+    found = list(sgd.regrouped(torch.split(rows_N1, lengths), size))
+    assert [batch.tolist() for batch in found] == [batch.tolist() for batch in torch.split(rows_N1, size) if len(batch)]
+
+
+def test_the_network_of_sgd_has_the_number_format_of_the_scoring(quick: Callable[..., Conditions]) -> None:
+    testbed = load_testbed(quick(), content=True)
+    low = replace(testbed, scoring=replace(testbed.scoring, dtype=torch.bfloat16))
+    candidate = Candidate(testbed.space.largest(), testbed.calibration)
+    formats: list[torch.dtype] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            formats.append(made.dtype)
+
+    with torch.nn.modules.module.register_module_forward_hook(note):
+        head = sgd.sgd_through_network(low, candidate, 64)
+    assert formats[-1] == torch.bfloat16
+    assert next(head.parameters()).dtype == torch.float32
+
+
+def test_a_tau_that_is_not_there_says_why() -> None:
+    rows = Rows(None, ("number",), "abc")
+    for number in range(3):
+        rows.append({"number": number, "score": 0.5, "sgd": number / 10, "test": number / 10})
+    found = {figure.figure: figure for figure in sgd.tau_figures(rows)}
+    assert (found["tau_score"].value, found["tau_sgd"].value) == (None, pytest.approx(1.0))
+    assert "equal" in found["tau_score"].reason
+    assert found["tau_score_minus_sgd"].reason
+    assert found["tau_score_minus_sgd"].met is None
 
 
 def test_it_learns_what_a_linear_head_can_and_leaves_torchs_global_generator_alone() -> None:

@@ -31,16 +31,20 @@ def test_the_time_to_the_next_batch_is_shared_by_the_trials_until_then(quick, cl
 
 
 def test_the_figure_says_whether_the_last_trials_cost_more_than_the_first() -> None:
-    figure = storage.figure([0.001] * 100 + [0.002] * 800 + [0.003] * 100, "tpe")
+    figure, flat = storage.figures([0.001] * 99 + [1.0] + [0.002] * 800 + [0.003] * 100, "tpe")
     assert figure.value == pytest.approx(2.0)
     assert figure.unit == "ms"
     assert figure.met is True
-    assert figure.detail["last_over_first"] == pytest.approx(3.0)
     assert figure.repetitions == 1000
+    assert flat.figure == "orchestration_flat"
+    assert flat.value == pytest.approx(3.0)
+    assert (flat.target, flat.met) == ("<= 1.5", False)
+    assert "last 100 trials" in flat.against
 
 
 def test_a_whole_search_is_timed_with_everything_on_disk(quick: Callable[..., Conditions], tmp_path) -> None:
     conditions = quick(clock=time.perf_counter)
-    (figure,) = storage.orchestration(conditions)
+    figure, flat = storage.orchestration(conditions)
     assert figure.repetitions >= storage.QUICK_TRIALS
+    assert figure.provenance["data"] == flat.provenance["data"] == "made"
     assert 0 < figure.value < 1000

@@ -58,8 +58,10 @@ def test_quick_figures_on_stdout_progress_on_stderr_and_files(command, tmp_path:
     assert "--large" in found["imagenet_lt_head"]["reason"]
     assert all(record["quick"] and record["versions"]["torch"] for record in records)
     with Path("kept/storage.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+        row, flat = csv.DictReader(file)
     assert float(row["value"]) == found["orchestration_ms"]["value"]
+    assert flat["figure"] == "orchestration_flat"
+    assert {record["data"] for record in records if record["value"] is not None} == {"made"}
     assert {file.name for file in Path("kept").iterdir()} == {"storage.csv", "head.csv"}
 
 
@@ -68,6 +70,16 @@ def test_one_measurement_of_several(command) -> None:
     assert answer.code == 0, answer.err
     assert "ridge_over_sklearn" in answer.out
     assert "logistic_over_sklearn" not in answer.out
+
+
+def test_one_measurement_after_another_leaves_the_figures_of_both(command) -> None:
+    for name in ("ridge_over_sklearn", "imagenet_lt_head"):
+        answer = command("head", "--only", name, "--quick", "--repetitions", 1, "--out", "kept", "--data", "digits")
+        assert answer.code == 0, answer.err
+    with Path("kept/head.csv").open(newline="") as file:
+        rows = {row["figure"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["ridge_over_sklearn", "imagenet_lt_head"]
+    assert (rows["ridge_over_sklearn"]["data"], rows["ridge_over_sklearn"]["supernet"]) == ("made", "none")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +91,7 @@ def test_one_measurement_of_several(command) -> None:
         (["storage", "--device", "abacus"], "abacus"),
         (["storage", "--space", "digts-resnet", "--quick"], "digits-resnet"),
         (["storage", "--repetitions", "0"], "--repetitions"),
+        (["screening", "--seeds", "0"], "--seeds"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_two(command, words: list[str], said: str) -> None:
