@@ -63,10 +63,7 @@ def retrain_head(
         InputError: the model, the images or the loss are not fit for each other, or `out` exists.
         DataError: the backbone was trained on test images.
     """
-    if loss not in HEADS:
-        if loss not in LOSSES and ":" not in loss:
-            raise unknown_name("the loss", loss, [*LOSSES, *HEADS])
-        parse_loss(loss)
+    _check_loss(loss)
     folder = source / "best" if (source / "best").is_dir() else source
     old = load(folder).to(device)
     request = LoadRequest(
@@ -87,8 +84,6 @@ def retrain_head(
     heads = {name: _fitted(head, features_ND, target, views, seed) for name, head in wanted}
     results = _tested(old, heads, test, target.class_counts_K.numpy(), device, seed)
     _save(old, heads["after"], target, results["after"], saved, views.count)
-    compared = len(target) - len(target) // FOLDS
-    solvers = solver_notes(heads["after"], compared, alone_ND.shape[1], target.class_counts_K)
     known = [name for name in target.classes if name in old.classes]
     return {
         **{name: tested.to_dict() for name, tested in results.items()},
@@ -105,7 +100,7 @@ def retrain_head(
             *task.notes,
             *seen_notes,
             *views.notes(crops),
-            *(f"{loss}: {note}" for note in solvers),
+            *_solver_notes(heads["after"], target),
             f"The old head knows {len(known)} of the {len(target.classes)} classes.",
         ],
         "saved": str(saved),
@@ -125,6 +120,14 @@ def head_table(result: dict[str, Any]) -> pd.DataFrame:
                 row[name.replace("_", " ")] = f"{100 * test[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _check_loss(loss: str) -> None:
+    """Raise InputError where it names neither a loss nor a closed-form head."""
+    if loss not in HEADS:
+        if loss not in LOSSES and ":" not in loss:
+            raise unknown_name("the loss", loss, [*LOSSES, *HEADS])
+        parse_loss(loss)
 
 
 @torch.no_grad()
@@ -212,6 +215,12 @@ def _fitted(head: Named, features_ND: Tensor, target: ImageSet, crops: Crops, se
 
     best = max(plain, key=merit)
     return crops.fit(head, features_ND, labels_N, target.num_classes, best.setting, PENALTIES)
+
+
+def _solver_notes(head: Head, target: ImageSet) -> list[str]:
+    compared = len(target) - len(target) // FOLDS
+    notes = solver_notes(head, compared, head.weight_KD.shape[1], target.class_counts_K)
+    return [f"{head.name}: {note}" for note in notes]
 
 
 def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path, crops: int) -> None:
