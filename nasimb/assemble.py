@@ -14,7 +14,7 @@ from nasimb.data.base import LoadRequest
 from nasimb.data.splits import split_images
 from nasimb.data.task import Task, load_task
 from nasimb.errors import InputError
-from nasimb.heads import HEADS
+from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
 from nasimb.phases.heads import Comparison
 from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
@@ -287,7 +287,7 @@ def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str,
         validation=validation,
         class_counts_K=task.target.class_counts_K,
         calibration_images=images,
-        heads=tuple(HEADS[name]() for name in config.heads.ranking),  # type: ignore[call-arg]
+        heads=tuple(parse_head(head) for head in config.heads.ranking),
         objective=config.metric,
         batch_size=config.batch_size or images_at_a_time(supernet.space, ground.device),
         device=ground.device,

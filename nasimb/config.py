@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from nasimb.budget import Budget
 from nasimb.data import parse_dataset
 from nasimb.errors import InputError, unknown_name
-from nasimb.heads import HEADS
+from nasimb.heads import HEADS, is_closed_form, parse_head
 from nasimb.losses import parse_loss
 from nasimb.metrics import OBJECTIVES
 from nasimb.search.study import SAMPLERS
@@ -31,9 +31,12 @@ class HeadOptions(Spec):
     """Which heads rank the candidates, and which are tried on the finalists.
 
     Attributes:
-        ranking: heads that score every candidate; the better one counts. The discriminant ranks as well as ridge or
-            better (Kendall tau with the test 0.72 and 0.68 on 10 classes, 0.81 and 0.61 on 121).
-        finalists: heads tried on the best candidates: names of losses (logistic head) and of closed-form heads.
+        ranking: closed-form heads that score every candidate; the best one counts. Names, or mappings with options
+            ({name: gda, class_weighting: effective_number, taus: [0, 0.5]}); each name once. The
+            discriminant ranks as well as ridge or better (Kendall tau with the test 0.72 and 0.68 on 10 classes, 0.81
+            and 0.61 on 121).
+        finalists: heads tried on the best candidates: losses (logistic head) and closed-form heads, by name or with
+            options.
             Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a handful
             of tail images to choose their tau by, the luckiest wins, so only heads that balance are the default.
         count: how many of the best candidates are tried; where a time limit leaves time, the next best too.
@@ -44,7 +47,7 @@ class HeadOptions(Spec):
             and so many less one shifted (and where allowed mirrored) copies.
     """
 
-    ranking: Annotated[tuple[str, ...], Field(min_length=1)] = ("gda",)
+    ranking: Annotated[tuple[Named, ...], Field(min_length=1)] = ("gda",)
     finalists: tuple[Named, ...] = ("balanced_softmax", "gda", "ridge")
     count: PositiveInt = 5
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -53,17 +56,23 @@ class HeadOptions(Spec):
 
     @field_validator("ranking")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in HEADS:
+    def _known(cls, heads: tuple[Named, ...]) -> tuple[Named, ...]:
+        names = [head if isinstance(head, str) else str(head.get("name")) for head in heads]
+        for name, head in zip(names, heads, strict=True):
+            if not is_closed_form(head):
                 raise unknown_name("a ranking head", name, HEADS)
-        return names
+            parse_head(head)
+        if len(set(names)) < len(names):  # trials say by its name which one ranked them
+            raise ValueError("each ranking head may be given once")
+        return heads
 
     @field_validator("finalists")
     @classmethod
     def _parsed(cls, heads: tuple[Named, ...]) -> tuple[Named, ...]:
         for head in heads:
-            if not (isinstance(head, str) and head in HEADS):
+            if is_closed_form(head):
+                parse_head(head)
+            else:
                 parse_loss(head)
         return heads
 

@@ -38,8 +38,8 @@ from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
-    "balanced_loss", "head", "setting", "macs", "params", "seconds", "device", "seed", "resolution", "depths", "widths",
-    "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
+    "balanced_loss", "head", "setting", "tau", "macs", "params", "seconds", "device", "seed", "resolution", "depths",
+    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
 )  # fmt: skip
 
 
@@ -177,6 +177,11 @@ class RunDir:
         header = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
         lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
         self._append("trials.csv", [*header, *lines])
+
+    def replace_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write trials.csv anew, atomically: what a row says may grow, its place does not change."""
+        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        self.write_text("trials.csv", "".join(line + "\n" for line in [",".join(TRIAL_COLUMNS), *lines]))
 
     def read_trials(self) -> list[dict[str, str]]:
         """The rows of trials.csv as text; a last line torn by a kill is left out."""

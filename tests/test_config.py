@@ -144,6 +144,12 @@ def test_a_run_on_the_folder_one_stands_in_has_its_name(tmp_path: Path, monkeypa
         ({"test_fraction": 1.0}, [], "test_fraction"),
         ({"data": {"name": "digits", "digts": [1, 2]}}, [], "Did you mean 'digits'"),
         ({}, ["heads.ranking=[knn]"], "ranking head"),
+        ({}, ["heads.ranking=[{name: gda, tauss: [1]}]"], "Did you mean 'taus'"),
+        ({}, ["heads.ranking=[{name: gda, taus: []}]"], "taus"),
+        ({}, ["heads.ranking=[gda, {name: gda, taus: [1]}]"], "once"),
+        ({}, ["heads.ranking=[{name: focal}]"], "ranking head"),
+        ({}, ["heads.ranking=[{taus: [1]}]"], "ranking head"),
+        ({}, ["heads.finalists=[{name: ridge, class_weightning: inverse_sqrt}]"], "Did you mean 'class_weighting'"),
         ({}, ["heads.penalties=[a]"], "heads.penalties"),
     ],
 )

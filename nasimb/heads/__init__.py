@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nasimb.heads.base import (
     ClosedFormSpec,
     LeaveOneOut,
@@ -15,6 +18,7 @@ from nasimb.heads.head import CosineHead, Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.quick import QuickLogisticSpec
 from nasimb.heads.ridge import RidgeSpec
+from nasimb.spec import from_table
 
 __all__ = [
     "HEADS",
@@ -26,8 +30,10 @@ __all__ = [
     "MomentSpec",
     "QuickLogisticSpec",
     "fit_stream",
+    "is_closed_form",
     "leave_one_out",
     "leave_one_out_stream",
+    "parse_head",
 ]
 
 HEADS: dict[str, type[ClosedFormSpec]] = {
@@ -35,3 +41,17 @@ HEADS: dict[str, type[ClosedFormSpec]] = {
     "gda": GdaSpec,
     "quick_logistic": QuickLogisticSpec,
 }
+
+
+def is_closed_form(head: str | Mapping[str, Any]) -> bool:
+    """Whether a configuration value, `"gda"` or `{name: gda, taus: [0, 1]}`, names one of `HEADS`."""
+    return (head if isinstance(head, str) else head.get("name")) in HEADS
+
+
+def parse_head(head: str | Mapping[str, Any]) -> ClosedFormSpec:
+    """The closed-form head that a configuration value names.
+
+    Raises:
+        InputError: no such head, or no such option (with the nearest known).
+    """
+    return from_table(HEADS, head, what="the head")

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from nasimb.errors import DataError
 from nasimb.heads.grid import Grid
 from nasimb.heads.head import ABSENT_LOGIT, Head
 from nasimb.heads.moments import FEWEST_ROWS, Chunks, Classes, Moments, gather_moments, row_parts
@@ -60,6 +61,11 @@ class ClosedFormSpec(Spec, ABC):
     name: str
     grid: tuple[float, ...]
 
+    @property
+    def estimator(self) -> str:
+        """How `score` holds images out."""
+        return "leave-one-out"
+
     @abstractmethod
     def score(
         self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
@@ -78,8 +84,23 @@ class ClosedFormSpec(Spec, ABC):
         """
 
     @abstractmethod
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
-        """The head fitted to all images. Raises as `score`."""
+    def fit(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, *, images_K: Tensor | None = None
+    ) -> Head:
+        """The head fitted to all images. Args, raises: as `score`."""
+
+    def fit_grid(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
+    ) -> list[tuple[float, Head]]:
+        """Every entry of `score`, in its order: the setting and its head fitted to all images. Raises as `score`."""
+        return [
+            (setting, self.fit(features_ND, labels_N, num_classes, setting, images_K=images_K)) for setting in self.grid
+        ]
+
+    def chosen(self, tau: float) -> ClosedFormSpec:
+        """The same options with this tau alone, which `fit` then uses. Only 0 for a head without logit adjustment."""
+        assert tau == 0.0
+        return self
 
 
 class MomentSpec(ClosedFormSpec):
@@ -111,11 +132,44 @@ class MomentSpec(ClosedFormSpec):
         """See `ClosedFormSpec.score`; taus change fastest."""
         return leave_one_out([self], features_ND, labels_N, num_classes, images_K=images_K)
 
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, tau: float = 0.0) -> Head:
-        """See `ClosedFormSpec.fit`; `tau` is folded into the bias."""
+    def fit(
+        self,
+        features_ND: Tensor,
+        labels_N: Tensor,
+        num_classes: int,
+        setting: float,
+        tau: float | None = None,
+        *,
+        images_K: Tensor | None = None,
+    ) -> Head:
+        """See `ClosedFormSpec.fit`; `tau` (None: the first of `taus`) is folded into the bias."""
+        tau = self.taus[0] if tau is None else tau
+        ((_, head),) = self._fit_entries(features_ND, labels_N, num_classes, [(setting, tau)], images_K)
+        return head
+
+    def fit_grid(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
+    ) -> list[tuple[float, Head]]:
+        """See `ClosedFormSpec.fit_grid`; all from one decomposition."""
+        return self._fit_entries(features_ND, labels_N, num_classes, self.entries, images_K)
+
+    def chosen(self, tau: float) -> MomentSpec:
+        """See `ClosedFormSpec.chosen`."""
+        return self.model_copy(update={"taus": (tau,)})
+
+    @property
+    def entries(self) -> list[tuple[float, float]]:
+        """Every setting with every tau; taus change fastest."""
+        return [(setting, tau) for setting in self.grid for tau in self.taus]
+
+    def _fit_entries(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, entries: Sequence[tuple[float, float]],
+        images_K: Tensor | None,
+    ) -> list[tuple[float, Head]]:  # fmt: skip
         labels_N = labels_N.to(features_ND.device)
-        classes = classes_of(labels_N, num_classes)
-        return _fit(self, lambda: [(features_ND, labels_N)], classes, setting, tau)
+        classes = classes_of(labels_N, num_classes, images_K)
+        heads = _fit(self, lambda: [(features_ND, labels_N)], classes, entries)
+        return [(head.setting, head) for head in heads]
 
 
 class Solved(ABC):
@@ -181,19 +235,21 @@ def fit_stream(spec: MomentSpec, chunks: Chunks, class_counts_K: Tensor, setting
     Args:
         class_counts_K: of the images that the chunks hold, on the device of the features.
     """
-    return _fit(spec, chunks, Classes.of(class_counts_K), setting, tau)
+    (head,) = _fit(spec, chunks, Classes.of(class_counts_K), [(setting, tau)])
+    return head
 
 
-def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, setting: float, tau: float) -> Head:
+def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, entries: Sequence[tuple[float, float]]) -> Iterator[Head]:
     moments = gather_moments(chunks, classes, [spec.weighting])
     solved = spec.solve(moments)
-    weight_PD, bias_P = solved.weights(setting)
-    weight_PD = weight_PD / moments.std_D
-    bias_P = bias_P - tau * solved.adjustment_P - weight_PD @ moments.mean_D
-    weight_KD = weight_PD.new_zeros(classes.num_classes, weight_PD.shape[1])
-    bias_K = bias_P.new_full((classes.num_classes,), ABSENT_LOGIT)
-    weight_KD[classes.present_P], bias_K[classes.present_P] = weight_PD, bias_P
-    return Head(weight_KD, bias_K, moments.mean_D, moments.std_D, spec.name, setting)
+    for setting, tau in entries:
+        weight_PD, bias_P = solved.weights(setting)
+        weight_PD = weight_PD / moments.std_D
+        bias_P = bias_P - tau * solved.adjustment_P - weight_PD @ moments.mean_D
+        weight_KD = weight_PD.new_zeros(classes.num_classes, weight_PD.shape[1])
+        bias_K = bias_P.new_full((classes.num_classes,), ABSENT_LOGIT)
+        weight_KD[classes.present_P], bias_K[classes.present_P] = weight_PD, bias_P
+        yield Head(weight_KD, bias_K, moments.mean_D, moments.std_D, spec.name, setting, tau=tau)
 
 
 def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes) -> list[list[LeaveOneOut]]:
@@ -203,8 +259,10 @@ def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes
         Grid(head.grid, head.taus, problem.diagonals(head.grid)) for head, problem in zip(heads, solved, strict=True)
     ]
     tallies = [_Tally(head, classes) for head in heads]
-    start = 0
+    start, total = 0, int(classes.counts_P.sum())
     for features_BD, labels_B in chunks():
+        if start + len(features_BD) > total:
+            raise _changed(f"more than {total}")
         positions_B = classes.positions(labels_B)
         for part in row_parts(len(features_BD), features_BD.shape[1], features_BD.device, FEWEST_ROWS):
             standardised_BD = (features_BD[part] - moments.mean_D).div_(moments.std_D)
@@ -212,7 +270,17 @@ def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes
                 found = problem.leave_out(grid, standardised_BD, positions_B[part])
                 tally.put(slice(start + part.start, start + part.stop), positions_B[part], *found)
         start += len(features_BD)
+    if start < total:
+        raise _changed(str(start))
     return [tally.results() for tally in tallies]
+
+
+def _changed(found: str) -> DataError:
+    return DataError(
+        "every call of chunks must give all images again",
+        got=f"{found} images in the second sweep",
+        do="Pass a function that makes a new iterator at every call, not one that returns the same generator.",
+    )
 
 
 class _Tally:
@@ -220,10 +288,10 @@ class _Tally:
 
     def __init__(self, head: MomentSpec, classes: Classes) -> None:
         self._head, self._classes = head, classes
-        self._entries = [(setting, tau) for setting in head.grid for tau in head.taus]
+        self._entries = head.entries
         device = classes.counts_P.device
         shape = len(self._entries), int(classes.counts_P.sum())
-        self._predicted_GN = torch.empty(shape, dtype=torch.int64, device=device)
+        self._predicted_GN = torch.full(shape, NO_PREDICTION, dtype=torch.int64, device=device)
         self._losses_G = torch.zeros(len(self._entries), dtype=torch.float64, device=device)
         # The mean over classes of the mean over their images; 0 for the image that cannot be left out.
         judged_P = classes.counts_P > 1

@@ -1,7 +1,9 @@
 """Heads of any kind on the same footing: predictions for images that a head was not fitted to.
 
-A head is named by a string ("gda", "balanced_softmax") or by the options of its loss ({name: focal, gamma: 2}). A loss
-that does not balance the classes comes with its free corrections: {..., posthoc: logit_adjustment, tau: 1.0}.
+A head is named by a string ("gda", "balanced_softmax") or by options, those of a loss ({name: focal, gamma: 2}) or of a
+closed form ({name: gda, class_weighting: inverse_frequency}). A loss that does not balance the classes comes with its
+free corrections: {..., posthoc: logit_adjustment, tau: 1.0}; a closed form with the taus it is given. Of those the one
+that was chosen stays: {name: gda, taus: [0.5]}.
 
 Shapes: N fitted images, M held-out images, D features, K classes.
 """
@@ -16,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasimb.heads import HEADS, ClosedFormSpec, Head
+from nasimb.heads import ClosedFormSpec, Head, LeaveOneOut, is_closed_form, parse_head
 from nasimb.heads.checkpoint import Checkpoint
-from nasimb.heads.folds import balanced_log_loss, out_of_fold, stratified_folds
+from nasimb.heads.folds import out_of_fold, predict_held_out, stratified_folds
 from nasimb.heads.logistic import LogisticSpec, Progress
 from nasimb.heads.posthoc import logit_adjusted, tau_normalised
 from nasimb.losses import parse_loss
@@ -36,7 +38,7 @@ class HeldOut:
     """What one head with one setting predicts for images it was not fitted to.
 
     Attributes:
-        head: as `fit_head` takes it, the post-hoc correction included.
+        head: as `fit_head` takes it, the post-hoc correction and the one tau included.
         predicted_M: int64 on the CPU; `NO_PREDICTION` where there is none.
         balanced_loss: mean over classes of their images' mean negative log likelihood, the logits taken as such.
     """
@@ -71,15 +73,16 @@ def by_folds(
                 results.append(HeldOut(corrected, one.setting, adjusted.predicted_N, adjusted.balanced_loss))
         return results
     between()
-    setting = _best_setting(spec, features_ND, labels_N, num_classes)
+    best = _best(spec, features_ND, labels_N, num_classes)
+    spec = spec.chosen(best.tau)
     fold_N = torch.from_numpy(stratified_folds(labels_N.cpu().numpy(), folds, seed))
     kept = [(fold_N != fold).nonzero().squeeze(1).to(features_ND.device) for fold in range(folds)]
     heads = []
     for rows in kept:
         between()
-        heads.append(spec.fit(features_ND[rows], labels_N[rows], num_classes, setting))
+        heads.append(spec.fit(features_ND[rows], labels_N[rows], num_classes, best.setting))
     left_out = out_of_fold(features_ND, labels_N, fold_N, heads)
-    return [HeldOut(head, setting, left_out.predicted_N, left_out.balanced_loss)]
+    return [HeldOut(_chosen(head, best.tau), best.setting, left_out.predicted_N, left_out.balanced_loss)]
 
 
 def by_holdout(
@@ -96,13 +99,12 @@ def by_holdout(
     for fitted in _fits(spec, features_ND, labels_N, num_classes, between):
         corrections = _corrections(spec, counts_K) if isinstance(spec, LogisticSpec) else ()
         variants = [
-            (head, fitted),
+            (_chosen(head, fitted.tau), fitted),
             *(({**_options(head), **options}, adjust(fitted)) for options, adjust in corrections),
         ]
-        for named, variant in variants:
-            logits_MK = variant.logits(held_out_MD).cpu()
-            loss = balanced_log_loss(logits_MK, held_out_labels_M.cpu())
-            results.append(HeldOut(named, fitted.setting, logits_MK.argmax(1), loss))
+        for name, variant in variants:
+            predicted_M, loss = predict_held_out(variant, held_out_MD, held_out_labels_M)
+            results.append(HeldOut(name, fitted.setting, predicted_M, loss))
     return results
 
 
@@ -114,9 +116,9 @@ def _fits(
     if isinstance(spec, LogisticSpec):
         yield from spec.walk(features_ND, labels_N, num_classes, between)
         return
-    for setting in spec.grid:
-        between()
-        yield spec.fit(features_ND, labels_N, num_classes, setting)
+    between()
+    for _, fitted in spec.fit_grid(features_ND, labels_N, num_classes):
+        yield fitted
 
 
 def unseen(share: float, objective: float) -> None:
@@ -130,6 +132,7 @@ def fit_head(
     """The head fitted to all images, its post-hoc correction applied. Raises as `by_folds`.
 
     Args:
+        head: of several taus of a closed form the first is taken.
         penalties: that `setting` was chosen from; the fit goes the same way through the larger ones.
         checkpoint, progress: of a logistic head, see `LogisticSpec.fit`; a closed form takes no time for either.
     """
@@ -152,12 +155,20 @@ def label(head: Named) -> str:
     if isinstance(head, str):
         return head
     correction = f" + {head['posthoc']}({head['tau']:g})" if "posthoc" in head else ""
+    if is_closed_form(head) and any(head.get("taus", ())):
+        correction = f" + logit_adjustment({', '.join(f'{tau:g}' for tau in head['taus'])})"
     return f"{head['name']}{correction}"
 
 
+def named(spec: ClosedFormSpec) -> Named:
+    """The closed form as a configuration names it: what it takes to refit it at one of its settings."""
+    options = spec.model_dump(mode="json", exclude_defaults=True, exclude={"name", "grid"})
+    return {"name": spec.name, **options} if options else spec.name
+
+
 def _spec(head: Named, penalties: tuple[float, ...], folds: int) -> ClosedFormSpec | LogisticSpec:
-    if isinstance(head, str) and head in HEADS:
-        return HEADS[head]()  # type: ignore[call-arg]  # every member has a default for every field
+    if is_closed_form(head):
+        return parse_head(head)
     loss = {
         key: value for key, value in _options(head).items() if key not in ("posthoc", "tau") or "posthoc" not in head
     }
@@ -179,10 +190,16 @@ def _corrections(spec: LogisticSpec, counts_K: Tensor) -> Iterator[tuple[dict[st
         yield {"posthoc": "tau_normalisation", "tau": tau}, partial(tau_normalised, tau=tau)
 
 
-def _best_setting(spec: ClosedFormSpec, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> float:
+def _chosen(head: Named, tau: float) -> Named:
+    """With this tau alone, where a closed form was given some."""
+    if isinstance(head, str) or not is_closed_form(head) or "taus" not in head:
+        return head
+    return {**head, "taus": [tau]}
+
+
+def _best(spec: ClosedFormSpec, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> LeaveOneOut:
     """By leave-one-out balanced accuracy, ties by its loss."""
     labels = labels_N.cpu()
     counts_K = torch.bincount(labels, minlength=num_classes)
     results = spec.score(features_ND, labels_N, num_classes)
-    best = max(results, key=lambda r: (measure(r.predicted_N, labels, counts_K).balanced_accuracy, -r.balanced_loss))
-    return best.setting
+    return max(results, key=lambda r: (measure(r.predicted_N, labels, counts_K).balanced_accuracy, -r.balanced_loss))

@@ -73,12 +73,24 @@ def out_of_fold(features_ND: Tensor, labels_N: Tensor, fold_N: Tensor, heads: Se
         members = (fold_N == fold).nonzero().squeeze(1)
         for start in range(0, len(members), ROWS):
             held_out = members[start : start + ROWS]
-            logits_BK = head.logits(features_ND[held_out.to(features_ND.device)]).cpu()
-            predicted_N[held_out] = logits_BK.argmax(1)
-            losses_N[held_out] = cross_entropy(logits_BK, labels_N[held_out], reduction="none")
+            features_BD = features_ND[held_out.to(features_ND.device)]
+            predicted_N[held_out], losses_N[held_out] = _predict(head, features_BD, labels_N[held_out])
     kept_N = predicted_N != NO_PREDICTION
     loss = _class_mean(losses_N[kept_N], labels_N[kept_N])
     return OutOfFold(heads[0].name, heads[0].setting, predicted_N, loss, fold_N, tuple(heads))
+
+
+def predict_held_out(head: Head, features_MD: Tensor, labels_M: Tensor) -> tuple[Tensor, float]:
+    """predicted_M, int64 on the CPU, and the balanced log loss; logits of a part of the images at a time."""
+    labels_M = labels_M.cpu()
+    parts = [slice(start, start + ROWS) for start in range(0, len(labels_M), ROWS)]
+    predicted, losses = zip(*(_predict(head, features_MD[part], labels_M[part]) for part in parts), strict=True)
+    return torch.cat(predicted), _class_mean(torch.cat(losses), labels_M)
+
+
+def _predict(head: Head, features_BD: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    logits_BK = head.logits(features_BD).cpu()
+    return logits_BK.argmax(1), cross_entropy(logits_BK, labels_B, reduction="none")
 
 
 def balanced_log_loss(logits_NK: Tensor, labels_N: Tensor) -> float:

@@ -52,6 +52,8 @@ class Head:
         name, setting: how it was fitted, and with which penalty or shrinkage.
         scale: of a cosine head; None for a linear one.
         solver: of an iterative head, "full batch" or "minibatch"; not saved.
+        gradient_norm: of an iterative head, where its fit ended; not saved.
+        tau: of the logit adjustment in the bias of a closed-form head; not saved.
     """
 
     weight_KD: Tensor
@@ -62,6 +64,8 @@ class Head:
     setting: float
     scale: float | None = None
     solver: str | None = None
+    gradient_norm: float | None = None
+    tau: float = 0.0
 
     @classmethod
     def from_standardised(
@@ -74,6 +78,7 @@ class Head:
         setting: float,
         scale: float | None = None,
         solver: str | None = None,
+        gradient_norm: float | None = None,
     ) -> Head:
         """The head over all classes, from weights of the classes present on standardised features."""
         weight_KD = weight_PD.new_zeros(problem.num_classes, weight_PD.shape[1])
@@ -82,7 +87,7 @@ class Head:
             weight_PD = weight_PD / problem.std_D
             bias_P = bias_P - weight_PD @ problem.mean_D
         weight_KD[problem.present_P], bias_K[problem.present_P] = weight_PD, bias_P
-        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale, solver)
+        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale, solver, gradient_norm)
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """logits_NK, computed and returned in float64."""

@@ -22,6 +22,7 @@ Shapes: N images, B images of one part, D features, P classes with images, V = P
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nasimb.errors import WorkError
 from nasimb.heads.lbfgs import At, State, descend
 from nasimb.heads.standardise import Standardised, parts
 from nasimb.losses.base import Loss, Phase
@@ -43,6 +45,9 @@ FLOAT32_TOLERANCE = 1e-6
 
 SMALLEST_CURVATURE = 1e-8
 """For features without variance, where there is no penalty either."""
+
+SHORTEST = 1e-12
+"""Length of a cosine head's weight that still has a direction."""
 
 MOMENT_IMAGES = 8
 """Images, for each feature, whose second moment is taken. Eigenvalues are then right within a factor of two."""
@@ -59,12 +64,13 @@ Watch = Callable[[int, State, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """weight_PD and bias_P (float64) on standardised features, and the objective there."""
+    """weight_PD and bias_P (float64) on standardised features, the objective and the norm of its gradient there."""
 
     weight_PD: Tensor
     bias_P: Tensor
     objective: float
     iterations: int
+    gradient_norm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +147,9 @@ def minimise(
             `nasimb.heads.lbfgs.descend`.
         resumed: what `watch` was told last, to go on from there.
         watch: told of every iteration.
+
+    Raises:
+        WorkError: the objective, or a weight, has left the range of numbers.
     """
     precisions = [torch.float32] if tolerance >= FLOAT32_TOLERANCE else [torch.float32, torch.float64]
     solution = start or _fresh(prepared)
@@ -166,7 +175,19 @@ def minimise(
         for state in iterations:  # the last one is what the next stage goes on from
             watch(stage, state, min(earlier + state.iteration / max_iterations, 1.0))
         solution = objective.solution(state)
+        check_solution(solution.objective, solution.weight_PD, solution.bias_P)
     return solution
+
+
+def check_solution(objective: float, weight_PD: Tensor, bias_P: Tensor) -> None:
+    """Raise WorkError if a number is not finite."""
+    if math.isfinite(objective) and bool(torch.isfinite(weight_PD).all() and torch.isfinite(bias_P).all()):
+        return
+    raise WorkError(
+        "a fitted head must be finite",
+        got=f"objective {objective:g} with largest weight {float(weight_PD.abs().max()):g}",
+        do="Try another penalty; check the features.",
+    )
 
 
 def _changed(problem: Standardised, features_BD: Tensor, centre_D: Tensor, *, cosine: bool) -> Tensor:
@@ -182,7 +203,8 @@ def _fresh(prepared: Prepared) -> Solution:
         for part in prepared.parts():
             weight_PD += problem.indicators(part).T @ prepared.images(part, torch.float64)
         weight_PD = normalize(weight_PD, dim=1)
-    return Solution(weight_PD, torch.zeros_like(problem.counts_P), float("nan"), 0)
+        weight_PD[weight_PD.norm(dim=1) == 0.0] = weight_PD.shape[1] ** -0.5  # any direction serves
+    return Solution(weight_PD, torch.zeros_like(problem.counts_P), math.nan, 0, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,13 +263,14 @@ class _Objective:
     def solution(self, state: State) -> Solution:
         """Undo `variables`."""
         weight_PD, bias_P = (tensor.double() for tensor in self._weights(state.point_V)[:2])
-        return Solution(weight_PD, bias_P - weight_PD @ self.prepared.centre_D, state.at.value, state.iteration)
+        bias_P = bias_P - weight_PD @ self.prepared.centre_D
+        return Solution(weight_PD, bias_P, state.at.value, state.iteration, float(state.at.gradient_V.norm()))
 
     def _weights(self, point_V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """weight_PD (of length 1 for cosine), bias_P, and the length_P that the weights had."""
         columns_PE = point_V.view(self.prepared.num_present, -1)
         weight_PD, bias_P = columns_PE[:, :-1] @ self.rotation_DD.T, columns_PE[:, -1]
-        length_P = weight_PD.norm(dim=1)
+        length_P = weight_PD.norm(dim=1).clamp_min(SHORTEST)
         if self.prepared.cosine:
             return weight_PD / length_P[:, None], torch.zeros_like(bias_P), length_P
         return weight_PD, bias_P.contiguous(), length_P

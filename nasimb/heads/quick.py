@@ -75,16 +75,40 @@ class QuickLogisticSpec(ClosedFormSpec):
         heads_HV = _minimised(stack, stack.zeros(), self.steps)
         return self._out_of_fold(stack, heads_HV.view(self.folds, len(self.grid), -1), fold_N, labels_N)
 
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
-        """The same steps on all images."""
+    @property
+    def estimator(self) -> str:
+        """See `ClosedFormSpec.estimator`."""
+        return f"{self.folds}-fold"
+
+    def fit(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, *, images_K: Tensor | None = None
+    ) -> Head:
+        """The same steps on all images. See `ClosedFormSpec.fit`."""
+        (head,) = self._fit(features_ND, labels_N, num_classes, (setting,), images_K)
+        return head
+
+    def fit_grid(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, *, images_K: Tensor | None = None
+    ) -> list[tuple[float, Head]]:
+        """See `ClosedFormSpec.fit_grid`; one stack."""
+        heads = self._fit(features_ND, labels_N, num_classes, self.grid, images_K)
+        return list(zip(self.grid, heads, strict=True))
+
+    def _fit(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, settings: tuple[float, ...],
+        images_K: Tensor | None,
+    ) -> list[Head]:  # fmt: skip
         problem = standardise(features_ND, labels_N, num_classes)
         prepared = prepare(problem, cosine=False)
-        weights_N1 = _stands_for(problem, None)
-        stack = _Stack.of(prepared, weights_N1, torch.tensor([setting]))
-        weight_1PD, bias_1P = stack.split(_minimised(stack, stack.zeros(), self.steps))
-        weight_PD = (weight_1PD[0] @ prepared.rotation_DD.T).double()
-        bias_P = bias_1P[0].double() - weight_PD @ prepared.centre_D
-        return Head.from_standardised(weight_PD, bias_P, problem, name=self.name, setting=setting)
+        weights_NH = _stands_for(problem, images_K).expand(-1, len(settings)).contiguous()
+        stack = _Stack.of(prepared, weights_NH, torch.tensor(settings))
+        weight_HPD, bias_HP = stack.split(_minimised(stack, stack.zeros(), self.steps))
+        heads = []
+        for setting, rotated_PD, bias_P in zip(settings, weight_HPD, bias_HP, strict=True):
+            weight_PD = (rotated_PD @ prepared.rotation_DD.T).double()
+            shifted_P = bias_P.double() - weight_PD @ prepared.centre_D
+            heads.append(Head.from_standardised(weight_PD, shifted_P, problem, name=self.name, setting=setting))
+        return heads
 
     def _out_of_fold(self, stack: _Stack, heads_FGV: Tensor, fold_N: Tensor, labels_N: Tensor) -> list[LeaveOneOut]:
         problem = stack.prepared.problem

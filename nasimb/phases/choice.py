@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nasimb.heads.compare import Named
+from nasimb.heads import ClosedFormSpec
+from nasimb.heads.compare import Named, named
 from nasimb.search.trial import Candidate, Trial
 from nasimb.space import Subnet
 
@@ -17,7 +18,7 @@ class Choice:
     """A candidate with the head it goes to the test with.
 
     Attributes:
-        head: name of a closed-form head, or a loss of the logistic head with its options.
+        head: a closed-form head or a loss of the logistic head: its name, or a mapping of it and its options.
         setting: penalty or shrinkage.
         value: the objective on held-out images; `metrics` has more of them.
         balanced_loss: mean over classes of the held-out log loss; with few images a class values tie often, and then
@@ -48,13 +49,14 @@ class Choice:
         return cls(candidate=candidate, **values)
 
     @classmethod
-    def of_trial(cls, trial: Trial, estimator: str) -> Choice:
-        """The closed-form head that a trial was ranked by."""
-        assert trial.head is not None
+    def of_trial(cls, trial: Trial, head: ClosedFormSpec, estimator: str) -> Choice:
+        """The closed-form head that a trial was ranked by, `head`, at the setting and tau that did best."""
+        assert trial.head == head.name
         assert trial.setting is not None
         assert trial.score is not None
         metrics = {name: getattr(trial, name) for name in SHOWN}
-        return cls(trial.candidate, trial.head, trial.setting, trial.score, None, metrics, estimator, 0.0)
+        chosen = named(head.chosen(trial.tau or 0.0))
+        return cls(trial.candidate, chosen, trial.setting, trial.score, None, metrics, estimator, 0.0)
 
 
 def merit(choice: Choice) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nasimb.data.augment import augmented
 from nasimb.data.base import ImageSet
-from nasimb.heads import HEADS, Head
+from nasimb.heads import Head, is_closed_form
 from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.compare import Named, fit_head, unseen
 from nasimb.heads.logistic import Progress
@@ -88,7 +88,7 @@ class Crops:
             checkpoint, progress: as `fit_head` takes them.
         """
         watch: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress}
-        if self.count == 1 or _is_closed(head):
+        if self.count == 1 or is_closed_form(head):
             labels_N = labels_N.repeat(self.count)
             return fit_head(head, features_ND, labels_N, num_classes, setting, penalties, **watch)
         name = head if isinstance(head, str) else str(head["name"])
@@ -110,7 +110,3 @@ def solver_notes(head: Head, compared: int, dimension: int, class_counts_K: Tens
         f"the last fit is by {head.solver} gradients; its penalty was chosen by {chosen_by} ones, which so many images "
         "had no room or time for."
     ]
-
-
-def _is_closed(head: Named) -> bool:
-    return isinstance(head, str) and head in HEADS

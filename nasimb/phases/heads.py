@@ -240,8 +240,10 @@ class HeadWork:
 
     def _best(self, trial: Trial) -> Choice:
         tried = self._tried(trial.candidate)
-        estimator = "leave-one-out" if self.scoring.validation is None else "holdout"
-        return max(tried, key=merit) if tried else Choice.of_trial(trial, estimator)
+        if tried:
+            return max(tried, key=merit)
+        head = next(head for head in self.scoring.heads if head.name == trial.head)
+        return Choice.of_trial(trial, head, head.estimator if self.scoring.validation is None else "holdout")
 
     def _plain(self, largest: Trial) -> Choice:
         """The unweighted head; where there was no time to compare its penalties, the middle one, held out nowhere."""

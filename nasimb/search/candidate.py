@@ -22,7 +22,7 @@ from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
 from nasimb.heads import ClosedFormSpec, LeaveOneOut, MomentSpec, leave_one_out, leave_one_out_stream
-from nasimb.heads.folds import balanced_log_loss
+from nasimb.heads.folds import predict_held_out
 from nasimb.heads.moments import Chunks
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
@@ -101,6 +101,7 @@ class Ranking:
     balanced_loss: float
     head: str
     setting: float
+    tau: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,11 @@ class Features:
 
     fitted_ND: Tensor
     held_out_MD: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory they take."""
+        return self.fitted_ND.nbytes + (0 if self.held_out_MD is None else self.held_out_MD.nbytes)
 
 
 def statistics_of(scoring: Scoring, candidate: Candidate) -> Statistics:
@@ -199,7 +205,8 @@ def judge_part(scoring: Scoring, screen: Screen, features: Features) -> Ranking:
     else:
         assert scoring.validation is not None
         held_out_M = scoring.validation.labels_N[screen.validation_M]
-        found = list(_hold_out(scoring, features.fitted_ND, features.held_out_MD, labels_N, held_out_M))
+        images_K = scoring.fitted.class_counts_K
+        found = list(_hold_out(scoring, features.fitted_ND, features.held_out_MD, labels_N, held_out_M, images_K))
     return _best(scoring, found)
 
 
@@ -237,26 +244,25 @@ def _leave_one_out(
 
 def _of_result(scoring: Scoring, result: LeaveOneOut, labels_N: Tensor) -> Ranking:
     setting, loss = float(result.setting), float(result.balanced_loss)
-    return _ranking(scoring, result.predicted_N, labels_N, result.name, setting, loss)
+    return _ranking(scoring, result.predicted_N, labels_N, result.name, setting, loss, result.tau)
 
 
 def _hold_out(
-    scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor, labels_N: Tensor, held_out_labels_M: Tensor
-) -> Iterator[Ranking]:
-    labels_N = labels_N.to(features_ND.device)
+    scoring: Scoring, features_ND: Tensor, held_out_MD: Tensor, labels_N: Tensor, held_out_labels_M: Tensor,
+    images_K: Tensor | None = None,
+) -> Iterator[Ranking]:  # fmt: skip
+    labels_N, num_classes = labels_N.to(features_ND.device), scoring.fitted.num_classes
     for spec in scoring.heads:
-        for setting in spec.grid:
-            head = spec.fit(features_ND, labels_N, scoring.fitted.num_classes, setting)
-            logits_MK = head.logits(held_out_MD).double().cpu()
-            loss = balanced_log_loss(logits_MK, held_out_labels_M)
-            yield _ranking(scoring, logits_MK.argmax(1), held_out_labels_M, spec.name, float(setting), loss)
+        for setting, head in spec.fit_grid(features_ND, labels_N, num_classes, images_K=images_K):
+            predicted_M, loss = predict_held_out(head, held_out_MD, held_out_labels_M)
+            yield _ranking(scoring, predicted_M, held_out_labels_M, spec.name, float(setting), loss, head.tau)
 
 
 def _ranking(
-    scoring: Scoring, predicted_N: Tensor, labels_N: Tensor, head: str, setting: float, loss: float
+    scoring: Scoring, predicted_N: Tensor, labels_N: Tensor, head: str, setting: float, loss: float, tau: float
 ) -> Ranking:
     metrics = measure(_numpy(predicted_N), _numpy(labels_N), _numpy(scoring.class_counts_K))
-    return Ranking(metrics, objective_value(metrics, scoring.objective), loss, head, setting)
+    return Ranking(metrics, objective_value(metrics, scoring.objective), loss, head, setting, tau)
 
 
 def _numpy(values_N: Tensor) -> np.ndarray:

@@ -41,6 +41,7 @@ class Trial:
         screen_score: the objective on the part of the images that screens; None in a run that does not screen.
         balanced_loss: mean over classes of the held-out loss of the last closed-form head at its best; breaks ties.
         head, setting: the closed-form head that scored best and its penalty or shrinkage.
+        tau: of that head's logit adjustment; 0 for a head without.
         macs, params: of one image through the subnet and its linear head.
         seconds: charged for it: its share of what its batch took.
         cached_from: number of the trial whose result (a failure too) this one repeats.
@@ -66,6 +67,7 @@ class Trial:
     balanced_loss: float | None = None
     head: str | None = None
     setting: float | None = None
+    tau: float | None = None
     cached_from: int | None = None
     reason: str | None = None
 
@@ -125,6 +127,7 @@ class Trial:
             balanced_loss=number("balanced_loss"),
             head=row["head"] or None,
             setting=number("setting"),
+            tau=number("tau"),
             cached_from=int(row["cached_from"]) if row["cached_from"] else None,
             reason=row["reason"] or None,
         )

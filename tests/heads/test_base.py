@@ -25,6 +25,7 @@ from nasimb.heads.base import (
 from nasimb.heads.gda import GdaSpec
 from nasimb.heads.head import Head
 from nasimb.heads.moments import Chunks
+from nasimb.heads.quick import QuickLogisticSpec
 from nasimb.heads.ridge import RidgeSpec
 
 HEADS: tuple[MomentSpec, ...] = (
@@ -47,7 +48,9 @@ class Constant(ClosedFormSpec):
         del num_classes, images_K
         return [LeaveOneOut(self.name, 1.0, torch.ones_like(labels_N), 0.5)]
 
-    def fit(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Head:
+    def fit(
+        self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float, *, images_K: Tensor | None = None
+    ) -> Head:
         raise NotImplementedError
 
 
@@ -91,6 +94,51 @@ def test_a_stream_gives_what_all_images_give(size: int, counts: list[int], dimen
         whole = head.fit(features_ND, labels_N, len(counts), 0.2, tau=0.3)
         for a, b in zip(streamed.tensors().values(), whole.tensors().values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b[b > -1e8].abs().max()))
+
+
+def test_a_second_sweep_over_other_images_is_an_error() -> None:
+    features_ND, labels_N = data([9, 6], 3)
+    counts_K, whole = torch.tensor([9, 6]), (features_ND, labels_N)
+    once = iter([whole])
+    with pytest.raises(DataError, match="got 0 images in the second sweep"):
+        leave_one_out_stream(HEADS, lambda: once, counts_K)
+    for second, told in (((features_ND[:9], labels_N[:9]), "got 9 images"), (whole, "got more than 15 images")):
+        sweeps = iter([[whole], [second, whole] if second is whole else [second]])
+        with pytest.raises(DataError, match=told):
+            leave_one_out_stream(HEADS, lambda sweeps=sweeps: next(sweeps), counts_K)
+
+
+@pytest.mark.parametrize("images_K", [None, torch.tensor([300, 12, 0, 5])])
+@pytest.mark.parametrize("spec", [*HEADS, QuickLogisticSpec(), GdaSpec(taus=(0.0, 1.0))])
+def test_a_grid_of_fits_is_every_fit(spec: ClosedFormSpec, images_K: Tensor | None) -> None:
+    features_ND, labels_N = data([30, 12, 0, 5], 6)
+    found = spec.fit_grid(features_ND, labels_N, 4, images_K=images_K)
+    scored = spec.score(features_ND, labels_N, 4, images_K=images_K)
+    assert [(setting, head.setting, head.tau) for setting, head in found] == [
+        (one.setting, one.setting, one.tau) for one in scored
+    ]
+    for setting, head in found:
+        alone = spec.chosen(head.tau).fit(features_ND, labels_N, 4, setting, images_K=images_K)
+        torch.testing.assert_close(head.weight_KD, alone.weight_KD, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(head.bias_K, alone.bias_K, rtol=1e-3, atol=1e-4)
+        assert alone.tau == head.tau
+
+
+@pytest.mark.parametrize("spec", [RidgeSpec(class_weighting="inverse_sqrt"), GdaSpec(), QuickLogisticSpec(steps=100)])
+def test_images_that_stand_for_more_are_fitted_as_so_many(spec: ClosedFormSpec) -> None:
+    features_ND, labels_N = data([12, 9, 5], 4)
+    tripled = torch.cat([features_ND, *2 * [features_ND[labels_N == 0]]]), torch.cat([labels_N, torch.zeros(24).long()])
+    images_K = torch.tensor([36, 9, 5])
+    parts = spec.fit_grid(features_ND, labels_N, 3, images_K=images_K)
+    for (_, part), (_, whole) in zip(parts, spec.fit_grid(*tripled, 3), strict=True):
+        torch.testing.assert_close(part.weight_KD, whole.weight_KD, rtol=1e-2, atol=1e-3)
+    _, plain = spec.fit_grid(features_ND, labels_N, 3)[0]
+    assert (parts[0][1].weight_KD - plain.weight_KD).abs().max() > 0.01
+
+
+def test_how_images_are_held_out() -> None:
+    assert GdaSpec().estimator == RidgeSpec().estimator == "leave-one-out"
+    assert QuickLogisticSpec(folds=4).estimator == "4-fold"
 
 
 def test_a_stream_with_a_broken_chunk_never_fits() -> None:

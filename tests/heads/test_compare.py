@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nasimb.errors import InputError
-from nasimb.heads import HEADS, LogisticSpec, logistic
-from nasimb.heads.compare import LOGIT_TAUS, NORM_TAUS, HeldOut, by_folds, by_holdout, fit_head
+from nasimb.heads import HEADS, ClosedFormSpec, LogisticSpec, folds, gda, logistic, parse_head
+from nasimb.heads.compare import LOGIT_TAUS, NORM_TAUS, HeldOut, by_folds, by_holdout, fit_head, label, named
 from nasimb.heads.folds import stratified_folds
 from nasimb.heads.posthoc import logit_adjusted, tau_normalised
 from nasimb.losses import LOSSES
@@ -146,7 +146,9 @@ def test_penalties_are_those_given() -> None:
     assert [one.setting for one in found] == list(spec.grid)
 
 
-@pytest.mark.parametrize("head", ["svm", {"name": "focall"}, {"name": "focal", "gama": 2.0}])
+@pytest.mark.parametrize(
+    "head", ["svm", {"name": "focall"}, {"name": "focal", "gama": 2.0}, {"name": "gda", "tau": 1.0}]
+)
 def test_an_unknown_head_is_an_input_error(head: str | dict[str, object]) -> None:
     features_ND, labels_N = blobs()
     with pytest.raises(InputError):
@@ -188,3 +190,81 @@ def test_what_comes_between_fits_can_end_them() -> None:
     with pytest.raises(TimeoutError):
         by_folds("cross_entropy", features_ND, labels_N, 3, penalties=PENALTIES, folds=3, seed=1, between=between)
     assert calls == 3
+
+
+OPTIONS = {"name": "gda", "class_weighting": "effective_number", "beta": 0.9, "taus": [-1.0, 0.0, 1.0], "grid": [0.1]}
+
+
+def test_the_tau_that_was_chosen_is_refitted() -> None:
+    features_ND, labels_N = blobs()
+    spec, counts_K = parse_head(OPTIONS), torch.tensor(COUNTS_K)
+    (found,) = folds_of(OPTIONS, features_ND, labels_N)  # type: ignore[arg-type]
+    assert isinstance(found.head, dict)
+    (tau,) = found.head["taus"]
+    scores = {
+        one.tau: measure(one.predicted_N, labels_N, counts_K).balanced_accuracy
+        for one in spec.score(features_ND, labels_N, 3)
+    }
+    assert scores[tau] == max(scores.values()) > min(scores.values())
+    fold_N = torch.from_numpy(stratified_folds(labels_N.numpy(), 3, 1))
+    for fold in range(3):
+        kept, left = fold_N != fold, fold_N == fold
+        refitted = fit_head(found.head, features_ND[kept], labels_N[kept], 3, 0.1, PENALTIES)
+        assert torch.equal(refitted.logits(features_ND[left]).argmax(1), found.predicted_M[left])
+
+
+def test_a_hold_out_tells_every_tau_from_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = blobs()
+    solved: list[object] = []
+    solve = gda.GdaSpec.solve
+    monkeypatch.setattr(gda.GdaSpec, "solve", lambda spec, moments: solved.append(spec) or solve(spec, moments))
+    head = {**OPTIONS, "grid": [0.1, 0.5]}
+    found = by_holdout(head, features_ND, labels_N, features_ND + 0.3, labels_N, 3, penalties=PENALTIES)
+    assert len(solved) == 1
+    heads = [one.head for one in found]
+    assert [(one.setting, one.head["taus"]) for one in found if isinstance(one.head, dict)] == [
+        (setting, [tau]) for setting in (0.1, 0.5) for tau in (-1.0, 0.0, 1.0)
+    ]
+    for one in found:
+        refitted = fit_head(one.head, features_ND, labels_N, 3, one.setting, PENALTIES)
+        expected = parse_head(OPTIONS).fit(
+            features_ND,
+            labels_N,
+            3,
+            one.setting,
+            one.head["taus"][0],  # type: ignore[call-arg,index]
+        )
+        torch.testing.assert_close(refitted.bias_K, expected.bias_K)
+        assert torch.equal(refitted.logits(features_ND + 0.3).argmax(1), one.predicted_M)
+    assert len({tuple(one.predicted_M.tolist()) for one in found}) > 1
+    assert label(heads[0]) == "gda + logit_adjustment(-1)"
+    assert label(heads[1]) == "gda"
+
+
+BETA = {key: OPTIONS[key] for key in ("name", "class_weighting", "beta")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (HEADS["gda"](), "gda"),  # type: ignore[call-arg]
+        (gda.GdaSpec(grid=(0.5,)), "gda"),
+        (parse_head(OPTIONS).chosen(1.0), {**BETA, "taus": [1.0]}),
+        (parse_head(OPTIONS).chosen(0.0), BETA),
+    ],
+)
+def test_a_closed_form_has_a_name_that_refits_it(spec: ClosedFormSpec, expected: object) -> None:
+    assert named(spec) == expected
+    again = parse_head(named(spec))
+    assert again.model_copy(update={"grid": spec.grid}) == spec
+
+
+def test_a_hold_out_is_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    features_ND, labels_N = blobs()
+    whole, parts = [], []
+    for found, rows in ((whole, 4096), (parts, 7)):
+        monkeypatch.setattr(folds, "ROWS", rows)
+        found += by_holdout("gda", features_ND, labels_N, features_ND, labels_N, 3, penalties=PENALTIES)
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.predicted_M, other.predicted_M)
+        assert one.balanced_loss == pytest.approx(other.balanced_loss, rel=1e-12)

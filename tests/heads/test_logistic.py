@@ -284,10 +284,10 @@ def test_the_objective_is_within_the_tolerance_of_the_minimum(loss: str, penalty
     features_ND, labels_N = features_and_labels([300, 80, 20, 8], dimension=20, seed=3)
     problem = standardise(features_ND, labels_N, 4)
     prepared, phases = prepare(problem, cosine=False), parse_loss(loss).phases(problem.counts_P)
-    least = minimise(prepared, phases, penalty, max_iterations=3000, tolerance=1e-13).objective
+    least = minimise(prepared, phases, penalty, max_iterations=3000, tolerance=1e-10).objective
     for tolerance in (1e-3, 1e-5):
         found = minimise(prepared, phases, penalty, max_iterations=3000, tolerance=tolerance)
-        assert least <= found.objective * (1 + 1e-9)
+        assert least <= found.objective * (1 + 1e-7)
         assert found.objective <= least * (1 + 10 * tolerance)
 
 
@@ -298,3 +298,37 @@ def test_wrong_input_gets_a_sentence() -> None:
         LogisticSpec().fit(features_ND, labels_N, 2, 0.1)
     with pytest.raises((InputError, ValueError), match="balanced_softmax"):
         LogisticSpec(loss="balanced_softmaxx")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", ["ldam", "balanced_softmax"])
+def test_constant_features_give_a_finite_head(loss: str) -> None:
+    labels_N = torch.arange(20) % 3
+    head = LogisticSpec(loss=loss).fit(torch.full((20, 4), 2.5), labels_N, 3, 0.01)  # type: ignore[arg-type]
+    assert torch.isfinite(head.weight_KD).all()
+    logits_NK = head.logits(torch.full((5, 4), 2.5))
+    assert torch.isfinite(logits_NK).all()
+    assert (logits_NK == logits_NK[:1]).all()
+
+
+def test_a_class_whose_images_cancel_has_a_direction_all_the_same() -> None:
+    features_ND = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [2.0, 0.0], [2.1, 0.0], [-2.0, 0.0], [-2.1, 0.0]])
+    labels_N = torch.tensor([0, 0, 1, 1, 2, 2])
+    head = LogisticSpec(loss="ldam").fit(features_ND, labels_N, 3, 0.0)  # type: ignore[arg-type]
+    assert torch.isfinite(head.logits(features_ND)).all()
+    assert (head.logits(features_ND).argmax(1)[2:] == labels_N[2:]).all()
+
+
+def test_an_objective_that_is_not_finite_is_a_work_error() -> None:
+    features_ND, labels_N = features_and_labels([20, 8])
+    prepared = prepare(standardise(features_ND, labels_N, 2), cosine=False)
+    broken = [Phase(1.0, lambda logits_BK, labels_B: (logits_BK * float("nan")).sum())]
+    with pytest.raises(WorkError, match="finite"):
+        minimise(prepared, broken, 0.1, max_iterations=5, tolerance=1e-5)
+
+
+def test_a_fit_tells_how_flat_it_ended() -> None:
+    features_ND, labels_N = features_and_labels(COUNTS)
+    loose, tight = (LogisticSpec(tolerance=tolerance).fit(features_ND, labels_N, 4, 0.01) for tolerance in (1e-1, 1e-9))
+    assert loose.gradient_norm is not None
+    assert tight.gradient_norm is not None
+    assert tight.gradient_norm < 0.01 * loose.gradient_norm

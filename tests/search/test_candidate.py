@@ -13,9 +13,11 @@ import torch
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
 from nasimb.errors import WorkError
-from nasimb.heads import HEADS
-from nasimb.search.candidate import Scoring, features_of, rank, statistics_of
+from nasimb.heads import HEADS, parse_head
+from nasimb.heads.folds import balanced_log_loss
+from nasimb.search.candidate import Features, Scoring, features_of, judge_part, rank, statistics_of
 from nasimb.search.engine import evaluate_batch
+from nasimb.search.screening import Screen
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, Candidate
 from nasimb.space import SearchSpace, Stage
@@ -74,7 +76,7 @@ def candidates(number: int = 6) -> list[Candidate]:
 def score(scoring: Scoring, candidate: Candidate) -> Any:
     macs, params = scoring.cost_of(candidate.subnet)
     proposal = Proposal(0, "random", candidate, macs, params)
-    return evaluate_batch(scoring, [proposal], [], seed=0, cost=None, clock=lambda: 0.0)[0]
+    return evaluate_batch(scoring, [proposal], [], seed=0, clock=lambda: 0.0)[0]
 
 
 def test_the_order_of_candidates_changes_no_score() -> None:
@@ -139,6 +141,33 @@ def test_a_hold_out_fits_on_one_part_and_ranks_on_the_other_alone() -> None:
     right_M = head.logits(held_MD).argmax(1) == held_out.labels_N
     recalls = [float(right_M[held_out.labels_N == label].float().mean()) for label in range(4)]
     assert ranking.value == pytest.approx(sum(recalls) / 4)
+
+
+def test_a_tau_travels_from_the_ranking_to_the_refit() -> None:
+    candidate = candidates(1)[0]
+    heads = (parse_head({"name": "gda", "class_weighting": "inverse_frequency", "taus": [2.0], "grid": [0.1]}),)
+    for validation in (None, images((6, 5, 4, 3), 9)):
+        scoring = make_scoring(heads=heads, validation=validation)
+        ranking = rank(scoring, candidate)
+        assert (ranking.head, ranking.setting, ranking.tau) == ("gda", 0.1, 2.0)
+        assert score(scoring, candidate).tau == 2.0
+
+
+def test_a_part_of_the_images_keeps_the_objective_of_all_on_a_hold_out() -> None:
+    held_out = images((6, 5, 4, 3), 9)
+    heads = (parse_head({"name": "gda", "class_weighting": "inverse_sqrt", "grid": [0.1]}),)
+    scoring = make_scoring(heads=heads, validation=held_out)
+    screen = Screen(torch.tensor([0, 1, 2, 14, 15, 16, 21, 22, 23, 24]), torch.arange(0, 18, 2), eta=8)
+    part_M = scoring.fitted.labels_N[screen.fitted_M]
+    generator = torch.Generator().manual_seed(0)
+    fitted_ND, held_MD = torch.randn(len(part_M), 3, generator=generator), torch.randn(9, 3, generator=generator)
+    ranking = judge_part(scoring, screen, Features(fitted_ND, held_MD))
+    whole_K = scoring.fitted.class_counts_K
+    ((_, head),) = heads[0].fit_grid(fitted_ND, part_M, 4, images_K=whole_K)
+    loss = balanced_log_loss(head.logits(held_MD), held_out.labels_N[::2])
+    assert ranking.balanced_loss == pytest.approx(loss)
+    ((_, plain),) = heads[0].fit_grid(fitted_ND, part_M, 4)
+    assert (plain.weight_KD - head.weight_KD).abs().max() > 1e-3
 
 
 def test_features_that_are_not_finite_fail_the_trial_with_a_reason() -> None:

@@ -18,7 +18,7 @@ def made(number: int) -> Trial:
     state, score, screened = (FAILED, None, None) if number == 1 else (FINISHED, 0.1 + number / 3, number / 7)
     return Trial(
         number=number, state=state, kind="random", candidate=Candidate(SUBNET, "source"), macs=1234, params=567,
-        seconds=0.1, device="cpu", seed=3, score=score, screen_score=screened, few=score,
+        seconds=0.1, device="cpu", seed=3, score=score, screen_score=screened, few=score, tau=score and 0.5,
          reason='a "strange", one' if score is None else None,
     )  # fmt: skip
 
