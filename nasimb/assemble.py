@@ -198,9 +198,9 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
         supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
         clock=session.clock, device=ground.device,
     )  # fmt: skip
+    inference = _inference_precision(config, scoring)
     check_affordable(found, limit, session.ledger.spent(), config.budget)
     precision = None if training is None else training.precision
-    inference = _inference_precision(config, scoring)
     session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
 
 

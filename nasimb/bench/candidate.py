@@ -129,7 +129,7 @@ def score(scoring: Scoring, proposals: Sequence[Proposal], conditions: Condition
     Raises:
         WorkError: one of them was not scored to the end; its seconds would say that scores are quick.
     """
-    trials = evaluate_batch(scoring, proposals, [], seed=0, cost=None, clock=conditions.clock)
+    trials = evaluate_batch(scoring, proposals, [], seed=0, clock=conditions.clock)
     for trial in trials:
         if trial.state != FINISHED:
             raise WorkError(

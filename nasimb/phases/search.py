@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 
 from nasimb.errors import WorkError
+from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.search.candidate import Scoring
-from nasimb.search.engine import evaluate_batch
-from nasimb.search.predict import LATEST, fitting
+from nasimb.search.engine import Kept, evaluate_batch
+from nasimb.search.predict import LATEST, MARGIN, fitting
+from nasimb.search.screening import Screen, full_seconds, promotion_macs
 from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
 from nasimb.session import Session
@@ -21,10 +23,6 @@ GIVE_UP = 10
 
 HOPELESS = 50
 """Failures in a row after which any search ends."""
-
-MOST_TOGETHER_SECONDS = 120.0
-"""Several candidates are scored together only where they fit into so much: their rows are written when all are scored,
-so that this is what a kill loses, and a machine lent for less would never get on. One that takes longer goes alone."""
 
 
 def search(
@@ -47,6 +45,7 @@ def search(
     """
     before = trials_of(session.run)
     study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
+    screen = scoring.screen
     keep_back = reserve_seconds(len(before) + STEADY)
     started_with = session.ledger.remaining() - keep_back
 
@@ -56,8 +55,10 @@ def search(
             return len(macs)
         seen, left = _latest(study.trials), session.ledger.remaining()
         # What must be left may grow with the number scored, so that all may be too many where one is not.
-        together_seconds = min(left - reserve_seconds(study.scored + len(macs)), MOST_TOGETHER_SECONDS)
-        return fitting(macs, seen, together_seconds) or fitting(macs[:1], seen, left - reserve_seconds(study.scored))
+        keep = _promotion_seconds(study, screen, len(macs)) + reserve_seconds(study.scored + len(macs))
+        together = fitting(macs, seen, min(left - keep, MOST_TOGETHER_SECONDS))
+        keep = _promotion_seconds(study, screen, 1) + reserve_seconds(study.scored)
+        return together or fitting(macs[:1], seen, left - keep)
 
     def done() -> float:
         if max_trials is not None:
@@ -70,15 +71,18 @@ def search(
             proposals,
             study.trials,
             seed=question.seed,
-            cost=question.cost,
             clock=session.clock,
+            kept=kept,
             between=lambda: session.tick(phase, done(), detail),
         )
+
+    kept: Kept = {}
 
     detail = _detail(study.trials)
     for rows in study.batches(evaluate, may_start, max_trials):
         session.run.append_trials([trial.to_row() for trial in rows])
         detail = _detail(study.trials)  # sorts them all, which is too much for every tick
+        forget(kept, study.trials, scoring, question.cost)
         session.tick(phase, done(), detail)
         _check_hopeful(study, at_least=GIVE_UP)
         if _failed_in_a_row(study.trials) >= HOPELESS:
@@ -89,7 +93,28 @@ def search(
     _check_hopeful(study, at_least=0)
     if study.exhausted:
         session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
-    return study.trials
+    if screen is None:
+        return study.trials
+    left = session.ledger.remaining() - reserve_seconds(study.scored)
+    return promote_best(session, scoring, study.trials, question.cost, kept, seconds=left, show=_shown(session, phase))
+
+
+def _promotion_seconds(study: Study, screen: Screen | None, more: int) -> float:
+    """What promoting the best will take after `more` further candidates."""
+    if screen is None:
+        return 0.0
+    macs = promotion_macs(study.trials, screen.eta, study.question.cost, more)
+    return MARGIN * full_seconds(macs, study.trials)
+
+
+def _shown(session: Session, phase: str) -> Callable[[Sequence[Trial]], Callable[[], None]]:
+    """Given trials, a tick that shows where they stand."""
+
+    def of(trials: Sequence[Trial]) -> Callable[[], None]:
+        detail = _detail(trials)
+        return lambda: session.tick(phase, 1.0, detail)
+
+    return of
 
 
 def _latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:

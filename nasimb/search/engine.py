@@ -1,7 +1,7 @@
 """A batch of candidates, scored together: one tree, one pass over the part that screens, one over the rest.
 
 Each candidate is charged its share of what the batch took: of the calibration and of every pass by its MACs, of its
-heads what they took. Scores are those that every candidate would get alone; only the promotion looks at others.
+heads what they took. Scores are those that every candidate would get alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,12 +27,14 @@ from nasimb.search.candidate import (
     memory_errors,
     sweep,
 )
-from nasimb.search.screening import Screen, promoted
+from nasimb.search.screening import Screen
 from nasimb.search.study import Proposal
-from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Trial
+from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Candidate, Trial
 from nasimb.supernet.tree import SubnetTree
 
 Between = Callable[[], None]
+Kept = dict[Candidate, Features]
+"""Features of the part that screens."""
 
 
 def evaluate_batch(
@@ -42,22 +43,25 @@ def evaluate_batch(
     earlier: Sequence[Trial],
     *,
     seed: int,
-    cost: str | None,
     clock: Clock,
+    kept: Kept | None = None,
     between: Between = lambda: None,
 ) -> list[Trial]:
-    """The trials of these proposals, in their order: finished, screened (not promoted), or failed with the reason.
+    """The trials of these proposals, in their order: finished, screened, or failed with the reason.
+
+    With screening all but the smallest, the largest and the first random one see the part alone (see `promote`).
 
     Args:
-        earlier: trials so far; a newcomer is promoted when it is among the best of them and its batch.
+        earlier: trials so far.
         seed: of the study, for the record.
-        cost: "macs" or "params" of a Pareto search, where promotion looks at it too; else None.
+        kept: gets each screened candidate's features of the part, for `promote`.
         between: called between two units of work; what it raises ends the batch.
     """
+    kept = {} if kept is None else kept
     start = clock()
     try:
         with memory_errors():
-            return _Batch(scoring, proposals, clock, between).trials(earlier, seed, cost)
+            return _Batch(scoring, proposals, clock, between).trials(earlier, seed, kept)
     except FAILURES as error:
         reason = _one_line(error)
     wasted_seconds = (clock() - start) / len(proposals)
@@ -67,9 +71,58 @@ def evaluate_batch(
     found: list[Trial] = []
     for proposal in proposals:
         (trial,) = evaluate_batch(
-            scoring, [proposal], [*earlier, *found], seed=seed, cost=cost, clock=clock, between=between
+            scoring, [proposal], [*earlier, *found], seed=seed, clock=clock, kept=kept, between=between
         )
         found.append(replace(trial, seconds=round(trial.seconds + wasted_seconds, 6)))
+    return found
+
+
+def promote(
+    scoring: Scoring,
+    trials: Sequence[Trial],
+    *,
+    clock: Clock,
+    kept: Kept | None = None,
+    between: Between = lambda: None,
+) -> list[Trial]:
+    """The same trials scored on all images: finished, or as they were with the reason why they could not be.
+
+    Args:
+        kept: features of the part by candidate; what is missing is computed again.
+    """
+    kept = {} if kept is None else kept
+    start = clock()
+    try:
+        with memory_errors():
+            return _promoted(scoring, trials, clock, kept, between)
+    except FAILURES as error:
+        reason = _one_line(error)
+    wasted_seconds = (clock() - start) / len(trials)
+    if len(trials) == 1:
+        return [replace(trials[0], reason=reason, seconds=round(trials[0].seconds + wasted_seconds, 6))]
+    found: list[Trial] = []
+    for trial in trials:
+        found += promote(scoring, [trial], clock=clock, kept=kept, between=between)
+        found[-1] = replace(found[-1], seconds=round(found[-1].seconds + wasted_seconds, 6))
+    return found
+
+
+def _promoted(scoring: Scoring, trials: Sequence[Trial], clock: Clock, kept: Kept, between: Between) -> list[Trial]:
+    assert scoring.screen is not None
+    proposals = [Proposal(trial.number, trial.kind, trial.candidate, trial.macs, trial.params) for trial in trials]
+    batch = _Batch(scoring, proposals, clock, between)
+    missing = [member for member, trial in enumerate(trials) if trial.candidate not in kept]
+    parts = dict(batch.parts(scoring.screen, missing))
+    parts |= {m: kept[trial.candidate] for m, trial in enumerate(trials) if trial.candidate in kept}
+    whole = dict(batch.judged(range(len(trials)), parts))
+    found = []
+    for member, trial in enumerate(trials):
+        scored = batch.trial(member, None, whole.get(member), trial.seed)
+        seconds = round(trial.seconds + scored.seconds, 6)
+        if scored.state == FINISHED:
+            found.append(replace(scored, screen_score=trial.screen_score, seconds=seconds))
+        else:
+            found.append(replace(trial, reason=scored.reason, seconds=seconds))
     return found
 
 
@@ -100,22 +153,23 @@ class _Batch:
     def _limit_bytes(self) -> float:
         return self.scoring.memory_mib * 2**20
 
-    def trials(self, earlier: Sequence[Trial], seed: int, cost: str | None) -> list[Trial]:
+    def trials(self, earlier: Sequence[Trial], seed: int, kept: Kept) -> list[Trial]:
         """Every member's trial."""
         members = range(len(self.proposals))
         screen = self.scoring.screen
         if screen is None:
             first: dict[int, Ranking] = {}
-            whole = dict(self._judged(members, {}))
+            whole = dict(self.judged(members, {}))
         else:
-            parts = dict(self._parts(screen, members))
+            parts = dict(self.parts(screen, members))
             ranked = ((member, self._ranked(member, features, screen)) for member, features in parts.items())
             first = {member: ranking for member, ranking in ranked if ranking is not None}
-            promoted_members = self._promoted(first, screen, earlier, cost)
-            whole = dict(self._judged(promoted_members, {member: parts[member] for member in promoted_members}))
-        return [self._trial(member, first.get(member), whole.get(member), seed) for member in members]
+            kept.update((self.proposals[member].candidate, parts[member]) for member in first)
+            at_once = [member for member in self._at_once(members, earlier) if member in first]
+            whole = dict(self.judged(at_once, {member: parts[member] for member in at_once}))
+        return [self.trial(member, first.get(member), whole.get(member), seed) for member in members]
 
-    def _parts(self, screen: Screen, members: Sequence[int]) -> Iterator[tuple[int, Features]]:
+    def parts(self, screen: Screen, members: Sequence[int]) -> Iterator[tuple[int, Features]]:
         """Features of the part that screens."""
         scoring = self.scoring
         for group in self._groups(members, len(screen.fitted_M)):
@@ -126,7 +180,7 @@ class _Batch:
             for member in group:
                 yield member, Features(fitted[member], held_out.get(member))
 
-    def _judged(self, members: Sequence[int], parts: dict[int, Features]) -> Iterator[tuple[int, Ranking]]:
+    def judged(self, members: Sequence[int], parts: dict[int, Features]) -> Iterator[tuple[int, Ranking]]:
         """Rankings on all images; what was computed for the part is not computed again."""
         scoring, screen = self.scoring, self.scoring.screen
         # Once as they come from the network, once put together; those of the hold-out besides.
@@ -195,25 +249,16 @@ class _Batch:
             return judge(self.scoring, features) if screen is None else judge_part(self.scoring, screen, features)
         return None
 
-    def _promoted(
-        self, first: dict[int, Ranking], screen: Screen, earlier: Sequence[Trial], cost: str | None
-    ) -> list[int]:
-        """Members that go on to all images: the best, the ends of the space, and the first random one."""
-        # A candidate that failed on all images counts too: after a kill between the two the same must follow.
-        before = [trial for trial in earlier if trial.state != CACHED and trial.screen_score is not None]
-        scores = [trial.screen_score or 0.0 for trial in before]
-        costs = [_cost(trial, cost) for trial in before]
-        missing = {"smallest", "largest", "random"} - {trial.kind for trial in before}
+    def _at_once(self, members: Sequence[int], earlier: Sequence[Trial]) -> list[int]:
+        """Members that see all images at once: the ends of the space, and the first random one."""
+        # A candidate that failed counts too: after a kill between two rows the same must follow.
+        missing = {"smallest", "largest", "random"} - {trial.kind for trial in earlier if trial.state != CACHED}
         chosen = []
-        for member, ranking in first.items():
-            proposal = self.proposals[member]
-            own_cost = _cost(proposal, cost)
-            good = promoted(ranking.value, own_cost, np.array(scores), np.array(costs), screen.eta)
-            if good or proposal.kind in missing:
+        for member in members:
+            kind = self.proposals[member].kind
+            if kind in missing:
                 chosen.append(member)
-            missing.discard(proposal.kind)
-            scores.append(ranking.value)
-            costs.append(own_cost)
+                missing.discard(kind)
         return chosen
 
     def _groups(self, members: Sequence[int], images: int) -> Iterator[list[int]]:
@@ -253,7 +298,7 @@ class _Batch:
             self.reasons[member] = _one_line(error)
         self.seconds[member] += self._now() - start
 
-    def _trial(self, member: int, first: Ranking | None, whole: Ranking | None, seed: int) -> Trial:
+    def trial(self, member: int, first: Ranking | None, whole: Ranking | None, seed: int) -> Trial:
         proposal, seconds = self.proposals[member], round(self.seconds[member], 6)
         screen_score = None if first is None else first.value
         if member in self.reasons:
@@ -269,7 +314,7 @@ class _Batch:
             screen_score=screen_score,
             balanced_accuracy=metrics.balanced_accuracy, many=metrics.many, medium=metrics.medium, few=metrics.few,
             worst_recall=metrics.worst_recall, balanced_loss=ranking.balanced_loss, head=ranking.head,
-            setting=ranking.setting,
+            setting=ranking.setting, tau=ranking.tau,
         )  # fmt: skip
 
 
@@ -280,10 +325,6 @@ def failed(proposal: Proposal, reason: str, scoring: Scoring, seed: int, seconds
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _cost(one: Trial | Proposal, cost: str | None) -> float:
-    return 0.0 if cost is None else float(getattr(one, cost))
 
 
 def _blank(proposal: Proposal, scoring: Scoring, seed: int, seconds: float) -> Trial:

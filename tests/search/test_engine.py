@@ -13,13 +13,12 @@ from torch import Tensor
 
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
-from nasimb.errors import WorkError
 from nasimb.heads import HEADS
 from nasimb.heads.base import leave_one_out
 from nasimb.metrics import measure
 from nasimb.search import engine
 from nasimb.search.candidate import Scoring, features_of, rank, statistics_of
-from nasimb.search.engine import evaluate_batch
+from nasimb.search.engine import Kept, evaluate_batch, promote
 from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Candidate, Trial
@@ -97,7 +96,7 @@ class Ticks:
 
 
 def run(scoring: Scoring, batch: list[Proposal], earlier: list[Trial] | None = None, **options: Any) -> list[Trial]:
-    options = {"seed": 3, "cost": None, "clock": Ticks(), **options}
+    options = {"seed": 3, "clock": Ticks(), **options}
     return evaluate_batch(scoring, batch, earlier or [], **options)
 
 
@@ -111,6 +110,7 @@ def test_a_batch_scores_every_candidate_as_it_is_scored_alone(held_out: bool, sc
     scoring = make_scoring(validation=images((30, 20, 6, 4), 9) if held_out else None)
     scoring = screened(scoring) if screening else scoring
     batch = proposals(scoring, 10)
+    batch[4] = replace(batch[4], kind="random")
     together = run(scoring, batch)
     alone: list[Trial] = []
     for proposal in batch:
@@ -131,14 +131,39 @@ def test_full_scores_are_those_of_rank() -> None:
         assert trial.screen_score is None
 
 
-def test_a_promoted_candidate_has_the_score_it_would_have_without_screening() -> None:
-    scoring = make_scoring()
-    batch = proposals(scoring, 12)
-    plain = {trial.number: trial for trial in run(scoring, batch)}
-    promoted = [trial for trial in run(screened(scoring), batch) if trial.state == FINISHED]
-    assert 1 <= len(promoted) < 12
-    for trial in promoted:
-        assert trial.score == pytest.approx(plain[trial.number].score, abs=1e-9)
+def promoted(scoring: Scoring, trials: list[Trial], **options: Any) -> list[Trial]:
+    return promote(scoring, trials, **{"clock": Ticks(), "kept": {}, **options})
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_promoted_candidate_has_the_score_it_would_have_without_screening(held_out: bool) -> None:
+    scoring = make_scoring(validation=images((30, 20, 6, 4), 9) if held_out else None)
+    batch = proposals(scoring, 9)
+    plain = run(scoring, batch)
+    kept: Kept = {}
+    first = run(screened(scoring), batch, kept=kept)
+    assert {trial.state for trial in first} == {SCREENED}
+    assert set(kept) == {trial.candidate for trial in first}
+    del kept[first[3].candidate], kept[first[5].candidate]  # what memory had no room for, or a kill took
+    for trial, before, wanted in zip(promoted(screened(scoring), first, kept=kept), first, plain, strict=True):
+        assert trial.state == FINISHED
+        assert trial.score == pytest.approx(wanted.score, abs=1e-9)
+        assert (trial.number, trial.kind, trial.seed) == (before.number, before.kind, before.seed)
+        assert trial.screen_score == before.screen_score
+        assert trial.seconds > before.seconds
+
+
+def test_a_promotion_that_fails_leaves_the_trial_screened_with_a_reason() -> None:
+    scoring = screened(make_scoring())
+    first = run(scoring, proposals(scoring, 6))
+    with torch.no_grad():
+        block = scoring.supernet.stages[1][1]
+        block.conv2.weight.fill_(float("nan"))
+    for trial, before in zip(promoted(scoring, first), first, strict=True):
+        broken = trial.candidate.subnet.depths[1] == 2
+        assert trial.state == (SCREENED if broken else FINISHED)
+        assert ("must be finite" in (trial.reason or "")) is broken
+        assert trial.screen_score == before.screen_score
 
 
 def test_the_screening_score_is_leave_one_out_on_the_part_for_the_whole_objective() -> None:
@@ -168,30 +193,27 @@ def test_features_of_the_part_are_not_computed_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engine, "sweep", watching)
     scoring = screened(make_scoring())
     assert scoring.screen is not None
-    run(scoring, proposals(scoring, 5))
+    kept: Kept = {}
     part = len(scoring.screen.fitted_M)
+    first = run(scoring, proposals(scoring, 5), kept=kept)
+    assert seen == [part]
+    promoted(scoring, first, kept=kept)
+    assert seen == [part, sum(COUNTS) - part]
+    assert "random" not in {trial.kind for trial in first}
+    seen.clear()
+    run(scoring, proposals(scoring, 1, "random"))
     assert seen == [part, sum(COUNTS) - part]
 
 
-def test_the_ends_of_the_space_and_a_random_one_are_always_scored_in_full() -> None:
-    scoring = screened(make_scoring(), eta=9)
-    best = Trial(
-        number=0, state=SCREENED, kind="sampler", candidate=Candidate(SPACE.smallest(), "source"), macs=1, params=1,
-        screen_score=1.1,
-    )  # fmt: skip
+def test_the_ends_of_the_space_and_the_first_random_one_are_scored_in_full_at_once() -> None:
+    scoring = screened(make_scoring())
     batch = proposals(scoring, 5, "random")
     kinds = ("smallest", "largest", "random", "random", "sampler")
     batch = [replace(proposal, kind=kind) for proposal, kind in zip(batch, kinds, strict=True)]
-    states = [trial.state for trial in run(scoring, batch, [best] * 9)]
-    assert states == [FINISHED, FINISHED, FINISHED, SCREENED, SCREENED]
-
-
-def test_a_pareto_search_promotes_the_cheapest_whatever_its_score() -> None:
-    scoring = screened(make_scoring(), eta=9)
-    batch = sorted(proposals(scoring, 8), key=lambda proposal: -proposal.macs)
-    cheapest = min(proposal.macs for proposal in batch)
-    states = {trial.macs: trial.state for trial in run(scoring, batch, cost="macs")}
-    assert states[cheapest] == FINISHED
+    trials = run(scoring, batch)
+    assert [trial.state for trial in trials] == [FINISHED, FINISHED, FINISHED, SCREENED, SCREENED]
+    assert all(trial.screen_score is not None for trial in trials)
+    assert [trial.state for trial in run(scoring, batch[3:], trials[:3])] == [SCREENED, SCREENED]
 
 
 def test_every_second_of_a_batch_is_charged_to_someone() -> None:
@@ -251,25 +273,6 @@ def test_features_beyond_the_memory_are_made_in_groups(monkeypatch: pytest.Monke
     assert sum(groups) == 6
 
 
-def test_a_failure_on_all_images_counts_as_screened_wherever_a_kill_falls(monkeypatch: pytest.MonkeyPatch) -> None:
-    scoring = screened(make_scoring(), eta=4)
-    batch = proposals(scoring, 10)
-    original = engine.judge
-
-    def failing(scoring: Scoring, features: Any) -> Any:
-        if features.fitted_ND.shape[1] == 10:
-            raise WorkError("features must be useful", got="none", do="Train.")
-        return original(scoring, features)
-
-    monkeypatch.setattr(engine, "judge", failing)
-    together = run(scoring, batch)
-    broken = [trial for trial in together if trial.state == FAILED]
-    assert broken
-    assert all(trial.screen_score is not None and trial.score is None for trial in broken)
-    for cut in range(1, 10):
-        assert without_seconds(run(scoring, batch[cut:], together[:cut])) == without_seconds(together[cut:])
-
-
 def test_seconds_of_a_batch_that_failed_are_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     scoring, clock = make_scoring(), Ticks()
     batch = proposals(scoring, 4)
@@ -291,8 +294,9 @@ def test_a_screen_that_is_the_whole_hold_out_leaves_nothing_to_compute() -> None
     part_M = class_capped(scoring.fitted.labels_N, seed=0)
     assert part_M is not None
     whole = replace(scoring, screen=Screen(part_M, torch.arange(60), 3))
-    trials = run(whole, proposals(scoring, 4))
-    finished = [trial for trial in trials if trial.state == FINISHED]
+    kept: Kept = {}
+    first = run(whole, proposals(scoring, 4), kept=kept)
+    finished = [trial for trial in promoted(whole, first, kept=kept) if trial.state == FINISHED]
     assert finished
     for trial in finished:
         assert trial.score == pytest.approx(rank(scoring, trial.candidate).value, abs=1e-9)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from typing import Any
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasimb.search.screening import LEAST, SHARE, WORTHWHILE, class_capped, promoted
+from nasimb.search.screening import (
+    LEAST,
+    SHARE,
+    WORTHWHILE,
+    Screen,
+    awaiting,
+    best_share,
+    class_capped,
+    full_seconds,
+    promotion_macs,
+)
+from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Candidate, Trial
+from nasimb.space import SearchSpace
 
 counts_strategy = st.lists(st.integers(0, 400), min_size=2, max_size=12).filter(lambda counts: sum(counts) > 0)
 
@@ -53,28 +67,64 @@ def test_small_or_even_targets_are_not_screened() -> None:
     assert class_capped(labels_of([20] * 50), seed=0) is None
 
 
-@given(
-    scores=st.lists(st.integers(0, 6).map(lambda n: n / 6), min_size=1, max_size=40, unique=False),
-    eta=st.integers(2, 9),
-)
-def test_one_objective_promotes_the_best_share_of_those_so_far(scores: list[float], eta: int) -> None:
-    none = np.zeros(0)
-    assert promoted(scores[0], 0.0, none, none, eta)
-    before = np.array(scores[:-1])
-    better_or_equal = sum(score >= scores[-1] for score in scores[:-1])
-    expected = better_or_equal < -(-len(scores) // eta)
-    assert promoted(scores[-1], 0.0, before, np.zeros(len(before)), eta) is expected
+def trial(number: int, score: float, macs: int = 1, state: str = SCREENED, **values: Any) -> Trial:
+    candidate = Candidate(SearchSpace.load("digits-resnet").smallest(), "source")
+    return Trial(
+        number=number, state=state, kind="sampler", candidate=candidate, macs=macs, params=1, screen_score=score,
+        score=score if state == FINISHED else None, **values,
+    )  # fmt: skip
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30), st.integers(2, 6))
-def test_a_pareto_search_promotes_whoever_none_dominates(points: list[tuple[int, int]], eta: int) -> None:
-    *before, (score, cost) = points
-    scores_T, costs_T = np.array([s for s, _ in before], float), np.array([c for _, c in before], float)
-    if not any(s >= score and c <= cost for s, c in before):
-        assert promoted(score, cost, scores_T, costs_T, eta)
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), min_size=1, max_size=30)
 
 
-def test_about_one_in_eta_of_exchangeable_candidates_goes_on() -> None:
-    scores = np.random.default_rng(0).normal(size=2000)
-    chosen = [promoted(score, 0.0, scores[:i], np.zeros(i), 8) for i, score in enumerate(scores)]
-    assert 0.12 < np.mean(chosen) < 0.14
+@given(points=points, eta=st.integers(2, 9))
+def test_one_objective_takes_the_best_share_and_the_earlier_of_equals(points: list[tuple[int, int]], eta: int) -> None:
+    trials = [trial(number, score, macs) for number, (score, macs) in enumerate(points)]
+    found = best_share(trials, eta, None)
+    assert len(found) == -(-len(points) // eta)
+    expected = sorted(trials, key=lambda one: (-(one.screen_score or 0.0), one.number))
+    assert found == expected[: len(found)]
+
+
+@given(points=points, eta=st.integers(2, 9))
+def test_a_pareto_search_takes_those_first_that_none_dominates(points: list[tuple[int, int]], eta: int) -> None:
+    trials = [trial(number, score, macs) for number, (score, macs) in enumerate(points)]
+
+    def dominated(one: Trial) -> int:
+        score, macs = points[one.number]
+        return sum(s >= score and m <= macs and (s, m) != (score, macs) for s, m in points)
+
+    found = best_share(trials, eta, "macs")
+    worst = max(dominated(one) for one in found)
+    assert all(dominated(one) >= worst for one in trials if one not in found)
+
+
+def test_what_waits_is_neither_scored_in_full_nor_failed_there() -> None:
+    trials = [
+        trial(0, 0.9, state=FINISHED), trial(1, 0.8, reason="NaN"), trial(2, 0.7), trial(3, 0.1),
+        Trial(number=4, state=FAILED, kind="random", candidate=trial(0, 0.0).candidate, macs=1, params=1),
+        replace(trial(5, 0.95), state=CACHED),
+    ]  # fmt: skip
+    assert [one.number for one in best_share(trials, 2, None)] == [0, 1]
+    assert awaiting(trials, 2, None) == []
+    assert [one.number for one in awaiting(trials, 1, None)] == [2, 3]
+
+
+def test_what_promotion_will_take_follows_macs_and_what_full_scores_took() -> None:
+    full = [trial(0, 0.5, 100, FINISHED, seconds=2.0), trial(1, 0.6, 300, FINISHED, seconds=4.0)]
+    assert full_seconds(200, full) == 200 * 6.0 / 400
+    assert full_seconds(200, full[:0]) == 0.0
+    waiting = [trial(number, 0.7 + number / 100, 50) for number in range(2, 10)]
+    # Ten screened, one in five: the two best, of 50 MACs each, and after ten more two besides.
+    assert promotion_macs([*full, *waiting], 5, None, 0) == 100
+    assert promotion_macs([*full, *waiting], 5, None, 10) == 200
+
+
+def test_the_receipt_says_what_was_spared() -> None:
+    screen = Screen(torch.arange(10), None, 4)
+    promoted = [trial(0, 0.9, 100, FINISHED, seconds=5.0)]
+    found = screen.receipt([*promoted, *(trial(number, 0.1, 100, seconds=1.0) for number in (1, 2, 3))], 100)
+    assert found == {
+        "images": 10, "of_images": 100, "eta": 4, "screened": 4, "promoted": 1, "saved_seconds": 12.0,
+    }  # fmt: skip

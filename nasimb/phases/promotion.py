@@ -1,0 +1,75 @@
+"""After a search with screening: the best candidates are scored on all images, together as far as time allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from nasimb.search.candidate import Scoring
+from nasimb.search.engine import Kept, promote
+from nasimb.search.predict import MARGIN
+from nasimb.search.screening import awaiting, best_share, full_seconds
+from nasimb.search.trial import SCREENED, Trial
+from nasimb.session import Session
+
+MOST_TOGETHER_SECONDS = 120.0
+"""Several candidates are scored together only where they fit into so much: their rows are written when all are scored,
+so that this is what a kill loses, and a machine lent for less would never get on. One that takes longer goes alone."""
+
+MOST_TOGETHER = 32
+
+
+def promote_best(
+    session: Session,
+    scoring: Scoring,
+    trials: Sequence[Trial],
+    cost: str | None,
+    kept: Kept,
+    *,
+    seconds: float,
+    show: Callable[[Sequence[Trial]], Callable[[], None]],
+) -> list[Trial]:
+    """All trials, the best of those screened now scored on all images; their rows are written anew, group by group.
+
+    Args:
+        cost: "macs" or "params" of a Pareto search.
+        kept: their features of the part.
+        seconds: there are for it; what is predicted not to fit stays screened.
+        show: given all trials, what is to be called between two units of work.
+
+    Raises:
+        Interrupted: as `Session.tick`; groups that are done are kept.
+    """
+    assert scoring.screen is not None
+    rows = {trial.number: trial for trial in trials}
+    deadline = session.clock() + seconds
+    while waiting := awaiting(list(rows.values()), scoring.screen.eta, cost):
+        group = _fitting(waiting, list(rows.values()), deadline - session.clock())
+        if not group:
+            break
+        between = show(list(rows.values()))
+        for trial in promote(scoring, group, clock=session.clock, kept=kept, between=between):
+            rows[trial.number] = trial
+        session.run.replace_trials([trial.to_row() for trial in rows.values()])
+        show(list(rows.values()))()
+    return list(rows.values())
+
+
+def forget(kept: Kept, trials: Sequence[Trial], scoring: Scoring, cost: str | None) -> None:
+    """Keep features of those alone that may be promoted, the best first, as far as memory goes."""
+    wanted, taken = set(), 0
+    for trial in [] if scoring.screen is None else best_share(trials, scoring.screen.eta, cost):
+        features = kept.get(trial.candidate)
+        if features is not None and trial.state == SCREENED:
+            taken += features.nbytes
+            if taken <= scoring.memory_mib * 2**20:
+                wanted.add(trial.candidate)
+    for candidate in set(kept) - wanted:
+        del kept[candidate]
+
+
+def _fitting(waiting: Sequence[Trial], trials: Sequence[Trial], left_seconds: float) -> list[Trial]:
+    """The first of those waiting that fit together into what is left; one that takes long goes alone."""
+    needed = [MARGIN * full_seconds(macs, trials) for macs in accumulate(trial.macs for trial in waiting)]
+    together = sum(seconds <= min(left_seconds, MOST_TOGETHER_SECONDS) for seconds in needed[:MOST_TOGETHER])
+    return list(waiting[: together or int(needed[0] <= left_seconds)])
