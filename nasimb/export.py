@@ -42,7 +42,7 @@ class Description:
         class_counts_K: training images of every class.
         channels, size: images are brought to these before the network, which resizes to the subnet's resolution.
         calibration: policy of the BN statistics.
-        head: {"name", "setting"} of the linear head.
+        head: {"name", "setting", "crops", "solver"} of the linear head.
         metrics, provenance: as in result.json.
     """
 

@@ -9,6 +9,7 @@ RUN/ledger.jsonl      spend (nasimb.budget.Ledger)
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/study.journal     Optuna's journal
+RUN/refit/            large refits under way and done; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)

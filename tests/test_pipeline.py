@@ -23,6 +23,7 @@ from nasimb.pipeline import run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
 from nasimb.search.study import SAMPLERS
+from nasimb.search.trial import trials_of
 from nasimb.supernet.fold import FoldedBlock, FoldedStem
 from nasimb.supernet.resnet import ResNetSupernet, StemStep
 from nasimb.supernet.train import Training
@@ -205,6 +206,54 @@ def test_stopped_at_every_tick_a_run_ends_as_if_undisturbed(tmp_path: Path) -> N
     assert essence(result) == essence(expected)
     assert rows(folder) == rows(tmp_path / "whole")
     assert result["spend"]["spent_seconds"] >= spent - 0.01
+
+
+SCREENED_RUN = ("screening.images_per_class=2", "screening.eta=3", "training_steps=3")
+
+
+def test_screening_scores_on_a_part_and_promotes_the_best(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, *SCREENED_RUN, budget="12trials")
+    result = run_search(config, tmp_path / "run")
+    check_schema(result)
+    trials = trials_of(RunDir(tmp_path / "run"))
+    finished = [trial for trial in trials if trial.state == "finished"]
+    screened = [trial for trial in trials if trial.state == "screened"]
+    assert len(finished) + len(screened) == 12
+    assert result["trials"]["screened_out"] == len(screened) > 0
+    assert all(trial.screen_score is not None for trial in [*finished, *screened])
+    assert all(trial.score is None for trial in screened)
+    assert {trial.kind for trial in finished} >= {"smallest", "largest", "random"}
+    best = sorted([*finished, *screened], key=lambda trial: (-trial.screen_score, trial.number))[:4]
+    assert all(trial.state == "finished" for trial in best)
+    receipt = result["screening"]
+    assert (receipt["screened"], receipt["promoted"], receipt["eta"]) == (12, len(finished), 3)
+    assert receipt["images"] < receipt["of_images"] / 3
+    plain = run_search(tiny_config(tmp_path, "screening.enabled=false", budget="12trials"), tmp_path / "plain")
+    assert plain["screening"] is None
+    assert plain["trials"]["screened_out"] == 0
+
+
+def test_a_screened_run_stopped_anywhere_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, *SCREENED_RUN, budget="8trials")
+    asked = questions_by_phase(tmp_path / "whole", config)
+    expected = json.loads((tmp_path / "whole" / "result.json").read_text())
+    first, last = asked.index("search"), len(asked) - asked[::-1].index("search")
+    for stop in range(first, last, 3):  # while candidates are screened, while the best are promoted, and in between
+        folder = tmp_path / f"stopped{stop}"
+        with pytest.raises(Interrupted):
+            run_search(config, folder, stop=StopAfter(stop))
+        result = run_search(config, folder)
+        assert essence(result) == essence(expected)
+        assert rows(folder) == rows(tmp_path / "whole")
+
+
+def test_a_screened_run_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeTime(monkeypatch, step=1.0, image=2e-2, fit=0.2)
+    config = tiny_config(tmp_path, *SCREENED_RUN, "training.precision=float32", budget="10min")
+    result = run_search(config, tmp_path / "run", clock=clock)
+    assert 0.9 * 600 <= result["spend"]["spent_seconds"] <= 600
+    assert result["screening"]["promoted"] >= result["screening"]["screened"] / 3
+    assert result["screening"]["saved_seconds"] > 0
 
 
 def test_torn_last_lines_do_not_stand_in_the_way(tmp_path: Path, undisturbed: tuple[Path, dict[str, Any]]) -> None:
