@@ -84,11 +84,7 @@ def search(
         detail = _detail(study.trials)  # sorts them all, which is too much for every tick
         forget(kept, study.trials, scoring, question.cost)
         session.tick(phase, done(), detail)
-        _check_hopeful(study, at_least=GIVE_UP)
-        if _failed_in_a_row(study.trials) >= HOPELESS:
-            session.watcher.say(
-                f"The search ends: {HOPELESS} candidates failed in a row. See their reasons in trials.csv."
-            )
+        if _hopeless(session, study):
             break
     _check_hopeful(study, at_least=0)
     if study.exhausted:
@@ -121,6 +117,15 @@ def _latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:
     """MACs and seconds of the last trials that cost something, in order."""
     charged = ((t.macs, t.seconds) for t in reversed(trials) if t.state in (FINISHED, SCREENED, FAILED))
     return list(islice(charged, LATEST))[::-1]
+
+
+def _hopeless(session: Session, study: Study) -> bool:
+    """Whether to end because one candidate after another failed. Raises as `_check_hopeful`."""
+    _check_hopeful(study, at_least=GIVE_UP)
+    if _failed_in_a_row(study.trials) < HOPELESS:
+        return False
+    session.watcher.say(f"The search ends: {HOPELESS} candidates failed in a row. See their reasons in trials.csv.")
+    return True
 
 
 def _check_hopeful(study: Study, *, at_least: int) -> None:
