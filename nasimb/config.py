@@ -32,12 +32,11 @@ class HeadOptions(Spec):
 
     Attributes:
         ranking: closed-form heads that score every candidate; the best one counts. Names, or mappings with options
-            ({name: gda, class_weighting: effective_number, taus: [0, 0.5]}); each name once. The
-            discriminant ranks as well as ridge or better (Kendall tau with the test 0.72 and 0.68 on 10 classes, 0.81
-            and 0.61 on 121).
+            ({name: gda, class_weighting: effective_number, taus: [0, 0.5]}); each name once. The discriminant alone
+            is the default: it orders candidates of 121 classes better than ridge (Kendall tau with the test 0.80
+            against 0.62 over 30 subnets), those of 10 about as well.
         finalists: heads tried on the best candidates: losses (logistic head) and closed-form heads, by name or with
-            options.
-            Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a handful
+            options. Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a handful
             of tail images to choose their tau by, the luckiest wins, so only heads that balance are the default.
         count: how many of the best candidates are tried; where a time limit leaves time, the next best too.
         folds: stratified folds that compare heads and choose their penalty. None: 5, or 3 where images x features x
