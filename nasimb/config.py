@@ -37,7 +37,7 @@ class HeadOptions(Spec):
             against 0.62 over 30 subnets), those of 10 about as well.
         finalists: heads tried on the best candidates: losses (logistic head) and closed-form heads, by name or with
             options. Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a
-            handful of tail images to choose their tau by, the luckiest wins, so only heads that balance are the default.
+            handful of tail images to choose their tau by, the luckiest wins: only heads that balance are the default.
         count: how many of the best candidates are tried; where a time limit leaves time, the next best too.
         folds: stratified folds that compare heads and choose their penalty. None: 5, or 3 where images x features x
             classes exceed 10^8.
