@@ -116,8 +116,14 @@ def best_share(trials: Sequence[Trial], eta: int, cost: str | None) -> list[Tria
 
 
 def awaiting(trials: Sequence[Trial], eta: int, cost: str | None) -> list[Trial]:
-    """Those of `best_share` that are to be promoted still: neither scored on all images nor failed there."""
-    return [trial for trial in best_share(trials, eta, cost) if trial.state == SCREENED and trial.reason is None]
+    """Who is to be promoted still (not yet scored on all images, nor failed there): `best_share`, and the best random.
+
+    Plain random sampling, with which the search is compared, is to be as well served.
+    """
+    chosen = best_share(trials, eta, cost)
+    drawn = [trial for trial in best_share(trials, 1, cost) if trial.kind == "random"][:1]
+    chosen += [trial for trial in drawn if trial not in chosen]
+    return [trial for trial in chosen if trial.state == SCREENED and trial.reason is None]
 
 
 def full_seconds(macs: float, trials: Sequence[Trial]) -> float:

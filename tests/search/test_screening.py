@@ -111,6 +111,14 @@ def test_what_waits_is_neither_scored_in_full_nor_failed_there() -> None:
     assert [one.number for one in awaiting(trials, 1, None)] == [2, 3]
 
 
+def test_the_best_random_one_is_promoted_too() -> None:
+    trials = [trial(number, 0.9 - number / 100) for number in range(9)]
+    trials[5], trials[7] = replace(trials[5], kind="random"), replace(trials[7], kind="random")
+    assert [one.number for one in awaiting(trials, 4, None)] == [0, 1, 2, 5]
+    trials[5] = replace(trials[5], state=FINISHED, score=0.5)
+    assert [one.number for one in awaiting(trials, 4, None)] == [0, 1, 2]
+
+
 def test_what_promotion_will_take_follows_macs_and_what_full_scores_took() -> None:
     full = [trial(0, 0.5, 100, FINISHED, seconds=2.0), trial(1, 0.6, 300, FINISHED, seconds=4.0)]
     assert full_seconds(200, full) == 200 * 6.0 / 400
