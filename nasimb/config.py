@@ -33,8 +33,8 @@ class HeadOptions(Spec):
     Attributes:
         ranking: closed-form heads that score every candidate; the best one counts. Names, or mappings with options
             ({name: gda, class_weighting: effective_number, taus: [0, 0.5]}); each name once. The discriminant alone
-            is the default: in most trials it ordered candidates as well as ridge or better (Kendall tau with the test on
-            10 classes 0.45 against 0.32, on 121 0.55 against 0.51: `nasimb bench ranking`).
+            is the default: in most trials it ordered candidates as well as ridge or better (Kendall tau with the test:
+            10 classes 0.45 against 0.32, 121 classes 0.55 against 0.51; `nasimb bench ranking`).
         finalists: heads tried on the best candidates: losses (logistic head) and closed-form heads, by name or with
             options. Plain cross entropy would bring its free corrections (logit adjustment, tau-normalisation); with a
             handful of tail images to choose their tau by, the luckiest wins: only heads that balance are the default.
