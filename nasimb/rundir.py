@@ -168,10 +168,6 @@ class RunDir:
         assert isinstance(found, dict)
         return found
 
-    def append_trial(self, row: Mapping[str, Any]) -> None:
-        """Add one line to trials.csv, durably."""
-        self.append_trials([row])
-
     def append_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"

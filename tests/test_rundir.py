@@ -54,8 +54,8 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_trials_come_back_as_written_and_a_torn_row_is_left_out(tmp_path: Path) -> None:
     run = opened(tmp_path)
-    run.append_trial({"number": 0, "state": "finished", "score": 0.1 + 0.2, "depths": (1, 2), "reason": "a, b\nc"})
-    run.append_trial({"number": 1, "state": "failed"})
+    run.append_trials([{"number": 0, "state": "finished", "score": 0.1 + 0.2, "depths": (1, 2), "reason": "a, b\nc"}])
+    run.append_trials([{"number": 1, "state": "failed"}])
     rows = run.read_trials()
     assert [row["number"] for row in rows] == ["0", "1"]
     assert float(rows[0]["score"]) == 0.1 + 0.2
@@ -67,7 +67,7 @@ def test_trials_come_back_as_written_and_a_torn_row_is_left_out(tmp_path: Path) 
     assert len(run.read_trials()) == 2
     with run.claimed():
         run.open_with(CONFIG, {})
-    run.append_trial({"number": 2, "state": "finished"})
+    run.append_trials([{"number": 2, "state": "finished"}])
     assert [row["number"] for row in run.read_trials()] == ["0", "1", "2"]
     assert file.read_text().splitlines()[0] == ",".join(TRIAL_COLUMNS)
 
@@ -80,7 +80,7 @@ def test_rows_of_a_batch_are_the_same_lines_as_one_by_one(tmp_path: Path) -> Non
     together.append_trials(rows[:2])
     together.append_trials(rows[2:])
     for row in rows:
-        singly.append_trial(row)
+        singly.append_trials([row])
     text = (together.path / "trials.csv").read_text()
     assert text == (singly.path / "trials.csv").read_text()
     assert text.count("number,state") == 1

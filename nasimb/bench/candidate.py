@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -98,12 +97,11 @@ def _tree_over_single(name: str, count: int, conditions: Conditions, at_most: fl
 
     seconds = conditions.compare(name, {"tree": together, "single": one_by_one})
     check_identical(found["tree"], found["single"])
-    stages = len(testbed.space.stages)
     return ratio_figure(
         name, seconds, "tree", "single", at_most=at_most,
         against=f"{len(batch)} candidates of an evolutionary batch as one tree / one by one; identical scores",
         detail={
-            **_sizes(testbed), "candidates": len(batch), "stages_shared_by_neighbours": _shared(batch) / stages,
+            **_sizes(testbed), "candidates": len(batch), "steps_shared": _shared(testbed, batch),
         },
     )  # fmt: skip
 
@@ -214,22 +212,8 @@ def _sizes(testbed: Testbed) -> dict[str, float | str | None]:
     }  # fmt: skip
 
 
-def _shared(batch: Sequence[Proposal]) -> float:
-    """Mean number of first stages that a candidate shares with its neighbour, the batch in the order of its subnets."""
-    subnets = sorted((asked.candidate.subnet for asked in batch), key=_stages)
-    shared = [_in_common(_stages(a), _stages(b)) for a, b in pairwise(subnets)]
-    return float(np.mean(shared)) if shared else 0.0
-
-
-def _stages(subnet: Subnet) -> tuple[tuple[object, ...], ...]:
-    choices = zip(subnet.depths, subnet.widths, subnet.kernel_sizes, subnet.norms, strict=True)
-    return tuple((subnet.resolution, *choice) for choice in choices)
-
-
-def _in_common(a: Sequence[object], b: Sequence[object]) -> int:
-    count = 0
-    for left, right in zip(a, b, strict=True):
-        if left != right:
-            break
-        count += 1
-    return count
+def _shared(testbed: Testbed, batch: Sequence[Proposal]) -> float:
+    """Share of all steps of the candidates that sharing prefixes saves."""
+    paths = [testbed.scoring.supernet.steps(asked.candidate.subnet) for asked in batch]
+    prefixes = {path[:end] for path in paths for end in range(1, len(path) + 1)}
+    return 1 - len(prefixes) / sum(map(len, paths))

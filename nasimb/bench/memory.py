@@ -15,13 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nasimb.bench.made import GIB, Chunks, long_tailed_labels, stream
 from nasimb.heads.base import fit_stream
 from nasimb.heads.checkpoint import Checkpoint
+from nasimb.heads.features import mapped
 from nasimb.heads.gda import GdaSpec
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.heads.ridge import RidgeSpec
@@ -45,15 +45,11 @@ def peak_gib() -> float:
 
 def on_disk(chunks: Chunks, num_images: int, num_features: int, folder: Path) -> Tensor:
     """The same features as a memory map of float16 in `folder`: features_ND."""
-    file = folder / "features.npy"
-    stored_ND = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(num_images, num_features))
-    start = 0
-    for features_BD, _ in chunks():
-        stored_ND[start : start + len(features_BD)] = features_BD.half().numpy()
-        start += len(features_BD)
-    stored_ND.flush()
-    del stored_ND
-    return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+    path = folder / "features.f16"
+    with path.open("wb") as file:
+        for features_BD, _ in chunks():
+            features_BD.half().numpy().tofile(file)
+    return mapped(path, num_images, num_features, torch.float16)
 
 
 def fit(work: str, num_images: int, num_features: int, num_classes: int, folder: Path, seed: int = 0) -> None:

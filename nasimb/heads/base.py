@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nasimb.errors import DataError
 from nasimb.heads.grid import Grid
-from nasimb.heads.head import ABSENT_LOGIT, Head
+from nasimb.heads.head import Head
 from nasimb.heads.moments import FEWEST_ROWS, Chunks, Classes, Moments, gather_moments, row_parts
 from nasimb.heads.standardise import classes_of
 from nasimb.heads.weights import ClassWeighting, WeightingName
@@ -244,12 +244,8 @@ def _fit(spec: MomentSpec, chunks: Chunks, classes: Classes, entries: Sequence[t
     solved = spec.solve(moments)
     for setting, tau in entries:
         weight_PD, bias_P = solved.weights(setting)
-        weight_PD = weight_PD / moments.std_D
-        bias_P = bias_P - tau * solved.adjustment_P - weight_PD @ moments.mean_D
-        weight_KD = weight_PD.new_zeros(classes.num_classes, weight_PD.shape[1])
-        bias_K = bias_P.new_full((classes.num_classes,), ABSENT_LOGIT)
-        weight_KD[classes.present_P], bias_K[classes.present_P] = weight_PD, bias_P
-        yield Head(weight_KD, bias_K, moments.mean_D, moments.std_D, spec.name, setting, tau=tau)
+        bias_P = bias_P - tau * solved.adjustment_P
+        yield Head.from_standardised(weight_PD, bias_P, moments, name=spec.name, setting=setting, tau=tau)
 
 
 def _leave_one_out(heads: Sequence[MomentSpec], chunks: Chunks, classes: Classes) -> list[list[LeaveOneOut]]:

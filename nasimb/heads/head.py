@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from nasimb.heads.moments import Moments
 from nasimb.heads.standardise import Standardised
 
 ABSENT_LOGIT = -1e9
@@ -72,13 +73,14 @@ class Head:
         cls,
         weight_PD: Tensor,
         bias_P: Tensor,
-        problem: Standardised,
+        problem: Standardised | Moments,
         *,
         name: str,
         setting: float,
         scale: float | None = None,
         solver: str | None = None,
         gradient_norm: float | None = None,
+        tau: float = 0.0,
     ) -> Head:
         """The head over all classes, from weights of the classes present on standardised features."""
         weight_KD = weight_PD.new_zeros(problem.num_classes, weight_PD.shape[1])
@@ -87,7 +89,7 @@ class Head:
             weight_PD = weight_PD / problem.std_D
             bias_P = bias_P - weight_PD @ problem.mean_D
         weight_KD[problem.present_P], bias_K[problem.present_P] = weight_PD, bias_P
-        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale, solver, gradient_norm)
+        return cls(weight_KD, bias_K, problem.mean_D, problem.std_D, name, setting, scale, solver, gradient_norm, tau)
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """logits_NK, computed and returned in float64."""

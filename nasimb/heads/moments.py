@@ -121,6 +121,16 @@ class Moments:
     means_PD: Tensor
     seconds: Mapping[ClassWeighting, Tensor]
 
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.classes.num_classes
+
+    @property
+    def present_P(self) -> Tensor:
+        """Indices of the classes that have images."""
+        return self.classes.present_P
+
 
 def part_bytes(device: torch.device) -> int:
     """`PART_BYTES` of the device."""

@@ -41,11 +41,6 @@ class Standardised:
     means_PD: Tensor
     num_classes: int
 
-    @property
-    def weights_P(self) -> Tensor:
-        """Weight of one image of each class; over all images they add up to N."""
-        return len(self.features_ND) / (len(self.counts_P) * self.counts_P)
-
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive parts of the images: where they are, and standardised_BD in float64."""
         columns = max(self.features_ND.shape[1], len(self.present_P))

@@ -7,7 +7,7 @@ Shapes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,13 +71,3 @@ def given(statistics: Statistics) -> MomentsFor:
     The mapping must come from the same subnet; a layer it does not know is a KeyError.
     """
     return lambda key, x_BCHW: statistics[key]
-
-
-def recording(into: MutableMapping[str, Moments]) -> MomentsFor:
-    """The `MomentsFor` of calibration: every layer uses its batch, and writes down what that was."""
-
-    def record(key: str, x_BCHW: Tensor) -> Moments:
-        into[key] = moments(x_BCHW)
-        return into[key]
-
-    return record

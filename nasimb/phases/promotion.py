@@ -8,8 +8,8 @@ from itertools import accumulate
 from nasimb.search.candidate import Scoring
 from nasimb.search.engine import Kept, promote
 from nasimb.search.predict import MARGIN
-from nasimb.search.screening import awaiting, best_share, full_seconds
-from nasimb.search.trial import SCREENED, Trial
+from nasimb.search.screening import awaiting, chosen, full_seconds, ranked
+from nasimb.search.trial import Trial
 from nasimb.session import Session
 
 MOST_TOGETHER_SECONDS = 120.0
@@ -43,7 +43,7 @@ def promote_best(
     assert scoring.screen is not None
     rows = {trial.number: trial for trial in trials}
     deadline = session.clock() + seconds
-    while waiting := awaiting(list(rows.values()), scoring.screen.eta, cost):
+    while waiting := awaiting(chosen(ranked(list(rows.values()), cost), scoring.screen.eta)):
         group = _fitting(waiting, list(rows.values()), deadline - session.clock())
         if not group:
             break
@@ -55,14 +55,14 @@ def promote_best(
     return list(rows.values())
 
 
-def forget(kept: Kept, trials: Sequence[Trial], scoring: Scoring, cost: str | None) -> None:
+def forget(kept: Kept, best: Sequence[Trial], memory_mib: float) -> None:
     """Keep features of those alone that may be promoted, the best first, as far as memory goes."""
     wanted, taken = set(), 0
-    for trial in [] if scoring.screen is None else best_share(trials, scoring.screen.eta, cost):
+    for trial in awaiting(best):
         features = kept.get(trial.candidate)
-        if features is not None and trial.state == SCREENED:
+        if features is not None:
             taken += features.nbytes
-            if taken <= scoring.memory_mib * 2**20:
+            if taken <= memory_mib * 2**20:
                 wanted.add(trial.candidate)
     for candidate in set(kept) - wanted:
         del kept[candidate]

@@ -10,7 +10,7 @@ from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.search.candidate import Scoring
 from nasimb.search.engine import Kept, evaluate_batch
 from nasimb.search.predict import LATEST, MARGIN, fitting
-from nasimb.search.screening import Screen, full_seconds, promotion_macs
+from nasimb.search.screening import Screen, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
 from nasimb.session import Session
@@ -55,9 +55,9 @@ def search(
             return len(macs)
         seen, left = _latest(study.trials), session.ledger.remaining()
         # What must be left may grow with the number scored, so that all may be too many where one is not.
-        keep = _promotion_seconds(study, screen, len(macs)) + reserve_seconds(study.scored + len(macs))
+        keep = _promotion_seconds(study.trials, order, screen, len(macs)) + reserve_seconds(study.scored + len(macs))
         together = fitting(macs, seen, min(left - keep, MOST_TOGETHER_SECONDS))
-        keep = _promotion_seconds(study, screen, 1) + reserve_seconds(study.scored)
+        keep = _promotion_seconds(study.trials, order, screen, 1) + reserve_seconds(study.scored)
         return together or fitting(macs[:1], seen, left - keep)
 
     def done() -> float:
@@ -67,22 +67,19 @@ def search(
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
         return evaluate_batch(
-            scoring,
-            proposals,
-            study.trials,
-            seed=question.seed,
-            clock=session.clock,
-            kept=kept,
+            scoring, proposals, study.trials, seed=question.seed, clock=session.clock, kept=kept,
             between=lambda: session.tick(phase, done(), detail),
-        )
+        )  # fmt: skip
 
     kept: Kept = {}
-
+    order = ranked(study.trials, question.cost)
     detail = _detail(study.trials)
     for rows in study.batches(evaluate, may_start, max_trials):
         session.run.append_trials([trial.to_row() for trial in rows])
         detail = _detail(study.trials)  # sorts them all, which is too much for every tick
-        forget(kept, study.trials, scoring, question.cost)
+        if screen is not None:
+            order = ranked(study.trials, question.cost)
+            forget(kept, chosen(order, screen.eta), scoring.memory_mib)
         session.tick(phase, done(), detail)
         if _hopeless(session, study):
             break
@@ -95,12 +92,11 @@ def search(
     return promote_best(session, scoring, study.trials, question.cost, kept, seconds=left, show=_shown(session, phase))
 
 
-def _promotion_seconds(study: Study, screen: Screen | None, more: int) -> float:
+def _promotion_seconds(trials: Sequence[Trial], order: Sequence[Trial], screen: Screen | None, more: int) -> float:
     """What promoting the best will take after `more` further candidates."""
     if screen is None:
         return 0.0
-    macs = promotion_macs(study.trials, screen.eta, study.question.cost, more)
-    return MARGIN * full_seconds(macs, study.trials)
+    return MARGIN * full_seconds(promotion_macs(order, screen.eta, more), trials)
 
 
 def _shown(session: Session, phase: str) -> Callable[[Sequence[Trial]], Callable[[], None]]:

@@ -13,13 +13,14 @@ Shapes: N images, M images of the part, K classes, T candidates.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nasimb.search.trial import FINISHED, SCREENED, Trial
@@ -95,8 +96,8 @@ def _cap_for(counts_K: Tensor, most: float) -> int:
     return low
 
 
-def best_share(trials: Sequence[Trial], eta: int, cost: str | None) -> list[Trial]:
-    """The best ceil(T / eta) of the T trials that were screened, best first; those already promoted stand among them.
+def ranked(trials: Sequence[Trial], cost: str | None) -> list[Trial]:
+    """All trials that were screened, best first; those already promoted stand among them.
 
     Ordered by how many others dominate them (Fonseca and Fleming 1993), which without a cost is their rank, then by
     score; of equals the earlier one stays ahead.
@@ -105,25 +106,27 @@ def best_share(trials: Sequence[Trial], eta: int, cost: str | None) -> list[Tria
         cost: "macs" or "params" of a Pareto search; None: the score alone.
     """
     screened = [trial for trial in trials if trial.state in (FINISHED, SCREENED) and trial.screen_score is not None]
-    scores_T = np.array([trial.screen_score for trial in screened], dtype=float)
-    number = ceil(len(screened) / eta)
-    if cost is None:
-        order_T = np.argsort(-scores_T, kind="stable")
-    else:
-        costs_T = np.array([getattr(trial, cost) for trial in screened], dtype=float)
-        order_T = np.lexsort((-scores_T, _dominated_by(scores_T, costs_T)))
-    return [screened[position] for position in order_T[:number]]
+    points = [(_score(trial), 0 if cost is None else getattr(trial, cost)) for trial in screened]
+    dominated_T = _dominated_by(points)
+    order = sorted(range(len(screened)), key=lambda position: (dominated_T[position], -points[position][0], position))
+    return [screened[position] for position in order]
 
 
-def awaiting(trials: Sequence[Trial], eta: int, cost: str | None) -> list[Trial]:
-    """Who is to be promoted still (not yet scored on all images, nor failed there): `best_share`, and the best random.
+def chosen(order: Sequence[Trial], eta: int) -> list[Trial]:
+    """Who is to see all images, out of those screened, best first: the best ceil(T / eta), and the best random one.
 
     Plain random sampling, with which the search is compared, is to be as well served.
     """
-    chosen = best_share(trials, eta, cost)
-    drawn = [trial for trial in best_share(trials, 1, cost) if trial.kind == "random"][:1]
-    chosen += [trial for trial in drawn if trial not in chosen]
-    return [trial for trial in chosen if trial.state == SCREENED and trial.reason is None]
+    number = ceil(len(order) / eta)
+    best, rest = list(order[:number]), order[number:]
+    if not any(trial.kind == "random" for trial in best):
+        best += [trial for trial in rest if trial.kind == "random"][:1]
+    return best
+
+
+def awaiting(trials: Sequence[Trial]) -> list[Trial]:
+    """Those of the chosen that are neither scored on all images yet nor failed there."""
+    return [trial for trial in trials if trial.state == SCREENED and trial.reason is None]
 
 
 def full_seconds(macs: float, trials: Sequence[Trial]) -> float:
@@ -136,23 +139,33 @@ def full_seconds(macs: float, trials: Sequence[Trial]) -> float:
     return macs * sum(trial.seconds for trial in seen) / max(sum(trial.macs for trial in seen), 1)
 
 
-def promotion_macs(trials: Sequence[Trial], eta: int, cost: str | None, more: int) -> float:
-    """MACs of all that will be promoted after `more` further candidates, should these be like the best so far."""
-    best, waiting = best_share(trials, eta, cost), awaiting(trials, eta, cost)
-    added = ceil((_screened(trials) + more) / eta) - len(best)
+def promotion_macs(order: Sequence[Trial], eta: int, more: int) -> float:
+    """MACs of all that will be promoted after `more` further candidates, should these be like the best so far.
+
+    Args:
+        order: all that were screened, best first.
+    """
+    best = chosen(order, eta)
+    waiting = awaiting(best)
+    added = ceil((len(order) + more) / eta) - ceil(len(order) / eta)
     typical = waiting or best
-    added_macs = added * sum(trial.macs for trial in typical) / max(len(typical), 1)
-    return sum(trial.macs for trial in waiting) + added_macs
+    return sum(trial.macs for trial in waiting) + added * sum(trial.macs for trial in typical) / max(len(typical), 1)
 
 
-def _screened(trials: Sequence[Trial]) -> int:
-    return sum(trial.state in (FINISHED, SCREENED) and trial.screen_score is not None for trial in trials)
+def _score(trial: Trial) -> float:
+    assert trial.screen_score is not None
+    return trial.screen_score
 
 
-def _dominated_by(scores_T: NDArray[np.float64], costs_T: NDArray[np.float64]) -> NDArray[np.int64]:
-    """By how many others each is dominated: no worse in both, better in one."""
-    counts = [
-        int(((scores_T >= score) & (costs_T <= cost) & ((scores_T > score) | (costs_T < cost))).sum())
-        for score, cost in zip(scores_T, costs_T, strict=True)
-    ]
-    return np.array(counts, dtype=np.int64)
+def _dominated_by(points: Sequence[tuple[float, float]]) -> list[int]:
+    """By how many others each (score, cost) is dominated: no worse in both, better in one; O(T log T)."""
+    same, by_cost = Counter(points), sorted(points, key=lambda point: point[1])
+    counts: dict[tuple[float, float], int] = {}
+    scores: list[float] = []
+    for _, group in groupby(by_cost, key=lambda point: point[1]):
+        members = list(group)
+        for score, _cost in members:
+            insort(scores, score)
+        for point in members:
+            counts[point] = len(scores) - bisect_left(scores, point[0]) - same[point]
+    return [counts[point] for point in points]

@@ -124,14 +124,6 @@ class SubnetTree:
             for member in chosen
         }
 
-    def steps_computed(self) -> int:
-        """How many steps the tree holds; `steps_shared` would be computed besides, were every subnet alone."""
-        return len({node for path in self._paths for node in path})
-
-    def steps_shared(self) -> int:
-        """Steps that sharing saves."""
-        return sum(len(path) for path in self._paths) - self.steps_computed()
-
 
 @dataclass(frozen=True, eq=False)
 class _Calibration:

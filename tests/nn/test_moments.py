@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasimb.nn.moments import Moments, batch_moments, given, moments, recording
+from nasimb.nn.moments import batch_moments, given, merged, moments
 
 
 def test_moments_are_the_mean_and_the_biased_variance_over_images_and_pixels() -> None:
@@ -35,15 +35,23 @@ def test_moments_of_bfloat16_are_computed_in_float32() -> None:
     np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-5)
 
 
-def test_recording_writes_down_what_the_layer_uses_and_given_returns_it() -> None:
-    x_BCHW = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    written: dict[str, Moments] = {}
-    used = recording(written)("stage1.norm", x_BCHW)
-    assert list(written) == ["stage1.norm"]
-    assert used is written["stage1.norm"]
-    assert torch.equal(written["stage1.norm"].mean_C, moments(x_BCHW).mean_C)
-    assert given(written)("stage1.norm", torch.zeros(1, 2, 1, 1)) is used
-    assert batch_moments("stage1.norm", x_BCHW) is None
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    whole_BCHW = (
+        50
+        + torch.randn(37, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+        * torch.arange(1.0, 38)[:, None, None, None]
+    )
+    parts = torch.split(whole_BCHW, [1, 20, 16])
+    found = merged([moments(part) for part in parts], [part.numel() // 3 for part in parts])
+    expected = whole_BCHW.numpy().astype(np.float64)
+    np.testing.assert_allclose(found.mean_C.numpy(), expected.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found.var_C.numpy(), expected.var((0, 2, 3)), rtol=1e-5)
+
+
+def test_given_statistics_do_not_depend_on_the_batch() -> None:
+    written = {"stage1.norm": moments(torch.randn(4, 2, 3, 3))}
+    assert given(written)("stage1.norm", torch.zeros(1, 2, 1, 1)) is written["stage1.norm"]
+    assert batch_moments("stage1.norm", torch.zeros(4, 2, 3, 3)) is None
 
 
 def test_statistics_of_another_subnet_are_refused() -> None:

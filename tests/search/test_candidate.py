@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_scoring import images, made_scoring
 
-from nasimb.data.base import ImageSet
-from nasimb.data.store import TensorStore
 from nasimb.errors import WorkError
 from nasimb.heads import HEADS, parse_head
 from nasimb.heads.folds import balanced_log_loss
@@ -21,7 +20,6 @@ from nasimb.search.screening import Screen
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, Candidate
 from nasimb.space import SearchSpace, Stage
-from nasimb.supernet import build_supernet
 
 SPACE = SearchSpace(
     name="tiny", backbone="resnet", stem_width=4, resolutions=(6, 8), taps=(1, 2),
@@ -41,31 +39,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def images(counts: tuple[int, ...], seed: int) -> ImageSet:
-    """Classes that differ in where they are bright."""
-    generator = torch.Generator().manual_seed(seed)
-    labels_N = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    pixels = torch.randint(0, 120, (len(labels_N), 1, 8, 8), generator=generator)
-    for position, label in enumerate(labels_N.tolist()):
-        pixels[position, :, 2 * label : 2 * label + 2] += 90
-    classes = tuple("abcd"[: len(counts)])
-    store = TensorStore(pixels.to(torch.uint8), [(f"made {seed} ", len(labels_N))])
-    return ImageSet(store, torch.arange(len(labels_N)), labels_N, classes)
-
-
 def make_scoring(**changes: Any) -> Scoring:
-    mean_C, std_C = torch.full((1,), 90.0), torch.full((1,), 60.0)
-    supernet = build_supernet(SPACE, 1, 4, mean_C, std_C, torch.Generator().manual_seed(0)).eval()
-    fitted = images(COUNTS, 1)
-    source = images((8, 8, 8, 8), 2)
-    options: dict[str, Any] = {
-        "supernet": supernet.requires_grad_(False), "fitted": fitted, "validation": None,
-        "class_counts_K": fitted.class_counts_K,
-        "calibration_images": {"source": source.store.read(source.indices_N, torch.device("cpu"))},
-        "heads": tuple(HEADS[name]() for name in ("ridge", "gda")), "objective": "balanced_accuracy",
-        "batch_size": 512, "device": torch.device("cpu"),
-    }  # fmt: skip
-    return Scoring(**{**options, **changes})
+    return made_scoring(SPACE, images(COUNTS, 1), **changes)
 
 
 def candidates(number: int = 6) -> list[Candidate]:

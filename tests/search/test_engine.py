@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from made_scoring import images as made_images
+from made_scoring import made_scoring
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
-from nasimb.data.store import TensorStore
-from nasimb.heads import HEADS
 from nasimb.heads.base import leave_one_out
 from nasimb.metrics import measure
 from nasimb.search import engine
@@ -23,7 +24,6 @@ from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Candidate, Trial
 from nasimb.space import SearchSpace, Stage
-from nasimb.supernet import build_supernet
 
 SPACE = SearchSpace(
     name="tiny", backbone="resnet", stem_width=4, resolutions=(6, 8), taps=(1, 2),
@@ -43,29 +43,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def images(counts: tuple[int, ...], seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    labels_N = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    pixels = torch.randint(0, 160, (len(labels_N), 1, 8, 8), generator=generator)
-    for position, label in enumerate(labels_N.tolist()):
-        pixels[position, :, 2 * label : 2 * label + 2] += 50
-    order_N = torch.randperm(len(labels_N), generator=generator)
-    store = TensorStore(pixels[order_N].to(torch.uint8), [(f"made {seed} ", len(labels_N))])
-    return ImageSet(store, torch.arange(len(labels_N)), labels_N[order_N], tuple("abcd"))
+images = partial(made_images, noise=160, contrast=50)
 
 
 def make_scoring(**changes: Any) -> Scoring:
-    mean_C, std_C = torch.full((1,), 90.0), torch.full((1,), 60.0)
-    supernet = build_supernet(SPACE, 1, 4, mean_C, std_C, torch.Generator().manual_seed(0)).eval()
-    fitted, source = images(COUNTS, 1), images((8, 8, 8, 8), 2)
-    options: dict[str, Any] = {
-        "supernet": supernet.requires_grad_(False), "fitted": fitted, "validation": None,
-        "class_counts_K": fitted.class_counts_K,
-        "calibration_images": {"source": source.store.read(source.indices_N, torch.device("cpu"))},
-        "heads": tuple(HEADS[name]() for name in ("ridge", "gda")), "objective": "balanced_accuracy",
-        "batch_size": 64, "device": torch.device("cpu"),
-    }  # fmt: skip
-    return Scoring(**{**options, **changes})
+    fitted = changes.pop("fitted", None) or images(COUNTS, 1)
+    return made_scoring(SPACE, fitted, **{"batch_size": 64, **changes})
 
 
 def screened(scoring: Scoring, eta: int = 3) -> Scoring:

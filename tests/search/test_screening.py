@@ -15,10 +15,11 @@ from nasimb.search.screening import (
     WORTHWHILE,
     Screen,
     awaiting,
-    best_share,
+    chosen,
     class_capped,
     full_seconds,
     promotion_macs,
+    ranked,
 )
 from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Candidate, Trial
 from nasimb.space import SearchSpace
@@ -81,8 +82,8 @@ points = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), min_size=1, m
 @given(points=points, eta=st.integers(2, 9))
 def test_one_objective_takes_the_best_share_and_the_earlier_of_equals(points: list[tuple[int, int]], eta: int) -> None:
     trials = [trial(number, score, macs) for number, (score, macs) in enumerate(points)]
-    found = best_share(trials, eta, None)
-    assert len(found) == -(-len(points) // eta)
+    found = ranked(trials, None)[: -(-len(points) // eta)]
+    assert chosen(ranked(trials, None), eta) == found  # none of them is random
     expected = sorted(trials, key=lambda one: (-(one.screen_score or 0.0), one.number))
     assert found == expected[: len(found)]
 
@@ -95,7 +96,7 @@ def test_a_pareto_search_takes_those_first_that_none_dominates(points: list[tupl
         score, macs = points[one.number]
         return sum(s >= score and m <= macs and (s, m) != (score, macs) for s, m in points)
 
-    found = best_share(trials, eta, "macs")
+    found = ranked(trials, "macs")[: -(-len(points) // eta)]
     worst = max(dominated(one) for one in found)
     assert all(dominated(one) >= worst for one in trials if one not in found)
 
@@ -106,17 +107,18 @@ def test_what_waits_is_neither_scored_in_full_nor_failed_there() -> None:
         Trial(number=4, state=FAILED, kind="random", candidate=trial(0, 0.0).candidate, macs=1, params=1),
         replace(trial(5, 0.95), state=CACHED),
     ]  # fmt: skip
-    assert [one.number for one in best_share(trials, 2, None)] == [0, 1]
-    assert awaiting(trials, 2, None) == []
-    assert [one.number for one in awaiting(trials, 1, None)] == [2, 3]
+    order = ranked(trials, None)
+    assert [one.number for one in chosen(order, 2)] == [0, 1]
+    assert awaiting(chosen(order, 2)) == []
+    assert [one.number for one in awaiting(chosen(order, 1))] == [2, 3]
 
 
 def test_the_best_random_one_is_promoted_too() -> None:
     trials = [trial(number, 0.9 - number / 100) for number in range(9)]
     trials[5], trials[7] = replace(trials[5], kind="random"), replace(trials[7], kind="random")
-    assert [one.number for one in awaiting(trials, 4, None)] == [0, 1, 2, 5]
-    trials[5] = replace(trials[5], state=FINISHED, score=0.5)
-    assert [one.number for one in awaiting(trials, 4, None)] == [0, 1, 2]
+    assert [one.number for one in chosen(ranked(trials, None), 4)] == [0, 1, 2, 5]
+    assert [one.number for one in chosen(ranked(trials, None), 9)] == [0, 5]
+    assert [one.number for one in chosen(ranked(trials, None), 1)] == list(range(9))
 
 
 def test_what_promotion_will_take_follows_macs_and_what_full_scores_took() -> None:
@@ -125,8 +127,8 @@ def test_what_promotion_will_take_follows_macs_and_what_full_scores_took() -> No
     assert full_seconds(200, full[:0]) == 0.0
     waiting = [trial(number, 0.7 + number / 100, 50) for number in range(2, 10)]
     # Ten screened, one in five: the two best, of 50 MACs each, and after ten more two besides.
-    assert promotion_macs([*full, *waiting], 5, None, 0) == 100
-    assert promotion_macs([*full, *waiting], 5, None, 10) == 200
+    assert promotion_macs(ranked([*full, *waiting], None), 5, 0) == 100
+    assert promotion_macs(ranked([*full, *waiting], None), 5, 10) == 200
 
 
 def test_the_receipt_says_what_was_spared() -> None:

