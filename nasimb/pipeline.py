@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from nasimb import assemble
-from nasimb.budget import Budget, Clock, Ledger
+from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
+from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -52,14 +53,14 @@ def run_search(
     """
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
-    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+    budget.limit_seconds(held_by(device))  # refused before a folder is made
     with run.claimed():
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
-        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
+        session = _session(run, budget, device, clock, watcher, stop)
         spending = session.ledger.phase
 
         with session.ledger.beating():
@@ -96,6 +97,18 @@ def run_search(
             }
             run.write_json("result.json", result)
             return result
+
+
+def held_by(device: torch.device) -> Holding:
+    """What a process that computes on `device` holds."""
+    return Holding(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+
+
+def _session(
+    run: RunDir, budget: Budget, device: torch.device, clock: Clock, watcher: Watcher, stop: Stop
+) -> Session:  # fmt: skip
+    ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say)
+    return Session(run, ledger, clock, watcher, stop)
 
 
 def _prepare(session: Session, config: RunConfig, device: torch.device) -> assemble.Ground:
@@ -173,6 +186,8 @@ def _spend(session: Session, budget: Budget) -> dict[str, Any]:
         "limit": budget.text,
         "limit_seconds": ledger.limit_seconds,
         "spent_seconds": round(ledger.spent(), 3),
+        "gpu_seconds": round(ledger.spent_of("gpu"), 3),
+        "cpu_seconds": round(ledger.spent_of("cpu"), 3),
         "by_phase": {phase: round(seconds, 3) for phase, seconds in ledger.by_phase().items()},
     }
 
@@ -203,12 +218,11 @@ def train_supernet(
     """
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
-    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
-    if limit_seconds is None:
+    if budget.limit_seconds(held_by(device)) is None:
         raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
     with run.claimed():
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
-        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
+        session = _session(run, budget, device, clock, watcher, stop)
         checked = run.read_json("splits.json") is not None
         with session.ledger.beating():
             with _refusing(session, checked=checked), session.ledger.phase("prepare"):
