@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ import torch
 from nasimb import assemble
 from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
-from nasimb.errors import InputError, ResumeError
+from nasimb.errors import InputError
 from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
@@ -67,7 +66,7 @@ def run_search(
             ground = _prepare(session, config, device)
             with spending("supernet"):
                 frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
-            precision = assemble.inference_precision(session, config)
+            precision = assemble.inference_precision(session.run, config)
             scoring = assemble.make_scoring(config, ground, frozen, precision)
             for note in assemble.screening_notes(config, scoring):
                 watcher.say(note)
@@ -122,7 +121,7 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
             assemble.check_budget(session, config, ground)
             session.run.write_json("splits.json", _splits(ground))
         else:
-            _check_unchanged(session, ground)
+            assemble.check_unchanged(session.run, ground)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -130,29 +129,7 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
 def _splits(ground: assemble.Ground) -> dict[str, Any]:
     task = ground.task
     classes = {"classes": list(task.target.classes), "source_classes": list(task.source.classes)}
-    return {"fingerprints": _identity(ground), **classes, "indices": task.splits()}
-
-
-def _identity(ground: assemble.Ground) -> dict[str, str]:
-    """Of everything a run depends on besides its configuration: the images, the space, a ready super-network."""
-    space = hashlib.sha256(ground.space.model_dump_json().encode()).hexdigest()[:16]
-    found = {**ground.task.fingerprints(), "space": space}
-    if ground.ready is None:
-        return found
-    # The source of a ready super-network is not here; what it was trained on stands in its own description.
-    return {**found, "source": ground.ready.info["source_fingerprint"], "supernet": ground.ready.fingerprint()}
-
-
-def _check_unchanged(session: Session, ground: assemble.Ground) -> None:
-    """Scores of other images are not to be mixed with these."""
-    before, now = (session.run.read_json("splits.json") or {}).get("fingerprints"), _identity(ground)
-    changed = [name for name in now if before is None or before.get(name) != now[name]]
-    if changed:
-        raise ResumeError(
-            "a run must be continued with the data it was started with",
-            got=f"another {' and another '.join(changed)}",
-            do="Restore it, or start a new run with --run.",
-        )
+    return {"fingerprints": assemble.identity(ground), **classes, "indices": task.splits()}
 
 
 @contextmanager
@@ -171,9 +148,9 @@ def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) ->
     return {
         "seed": config.seed,
         "device": str(ground.device),
-        "inference_precision": assemble.inference_precision(session, config),
+        "inference_precision": assemble.inference_precision(session.run, config),
         "versions": found.get("versions", {}),
-        "data": _identity(ground),
+        "data": assemble.identity(ground),
         "source_is_target": ground.task.source_is_target,
         "commit": found.get("commit"),
         "command": found.get("command"),

@@ -40,7 +40,7 @@ from nasimb.spec import read_yaml
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
     "balanced_loss", "head", "setting", "tau", "macs", "params", "seconds", "device", "seed", "resolution", "depths",
-    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
+    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "worker", "attempt", "reason",
 )  # fmt: skip
 
 
@@ -172,12 +172,12 @@ class RunDir:
         """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"
         header = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
-        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
         self._append("trials.csv", [*header, *lines])
 
     def replace_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write trials.csv anew, atomically: what a row says may grow, its place does not change."""
-        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
         self.write_text("trials.csv", "".join(line + "\n" for line in [",".join(TRIAL_COLUMNS), *lines]))
 
     def read_trials(self) -> list[dict[str, str]]:
@@ -299,8 +299,8 @@ def _differences(
             yield f"{prefix}{key}", a, b
 
 
-def _cell(value: object) -> str:
-    """Lists as 1-2-3, floats with all their digits, None empty."""
+def cell_of(value: object) -> str:
+    """A value as a cell of trials.csv: lists as 1-2-3, floats with all their digits, None empty."""
     if value is None:
         return ""
     if isinstance(value, tuple | list):
