@@ -16,6 +16,7 @@ FLOORS = (
         "space",
         "spec",
         "budget",
+        "price",
         "accounts",
         "ledger",
         "rundir",

@@ -11,6 +11,7 @@ import typer
 from nasimb.cli.bench import bench
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
+from nasimb.cli.pareto import pareto
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.errors import NasimbError
@@ -40,6 +41,7 @@ app.command()(search)
 data_app.command("inspect")(inspect)
 app.command()(status)
 app.command()(report)
+app.command()(pareto)
 app.command()(head)
 supernet_app.command("train")(supernet_train)
 app.command()(bench)
