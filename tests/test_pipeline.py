@@ -102,7 +102,7 @@ def check_schema(result: dict[str, Any]) -> None:
     for entry in (result["winner"], *result["baselines"].values()):
         check_model_entry(entry)
     spend = result["spend"]
-    assert set(spend) == {"limit", "limit_seconds", "spent_seconds", "by_phase"}
+    assert set(spend) == {"limit", "limit_seconds", "spent_seconds", "gpu_seconds", "cpu_seconds", "by_phase"}
     assert set(spend["by_phase"]) == {"prepare", "supernet", "head", "search", "evaluate"}
     assert sum(spend["by_phase"].values()) == pytest.approx(spend["spent_seconds"], abs=0.01)
     assert set(result["trials"]) >= {"finished", "cached", "screened_out", "failed"}
