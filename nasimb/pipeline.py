@@ -18,6 +18,7 @@ from nasimb import assemble
 from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
+from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, settle
 from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
@@ -27,6 +28,7 @@ from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
+from nasimb.space import Subnet
 
 
 def run_search(
@@ -55,18 +57,22 @@ def run_search(
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     budget.limit_seconds(held_by(device))  # refused before a folder is made
     with run.claimed():
+        config = _as_extended(run, config, watcher)
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
         session = _session(run, budget, device, clock, watcher, stop)
-        spending = session.ledger.phase
+        spending, earlier = session.ledger.phase, earlier_results(run)
+        first_limit_seconds = Budget.parse(first_budget(run) or budget.text).limit_seconds(held_by(device))
 
         with session.ledger.beating():
             ground = _prepare(session, config, device)
             with spending("supernet"):
-                frozen = assemble.frozen_supernet(session, config, ground, run.supernet, config.supernet_share)
+                frozen = assemble.frozen_supernet(
+                    session, config, ground, run.supernet, config.supernet_share, limit_seconds=first_limit_seconds
+                )
             precision = assemble.inference_precision(session, config)
             scoring = assemble.make_scoring(config, ground, frozen, precision)
             for note in assemble.screening_notes(config, scoring):
@@ -82,7 +88,7 @@ def run_search(
                     session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds
                 )
             with spending("head"):
-                choices = heads.choose(trials, question.limits)
+                choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier])
             with spending("evaluate"):
                 provenance = _provenance(session, config, ground)
                 models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
@@ -92,7 +98,8 @@ def run_search(
                 "spend": _spend(session, budget),
                 "trials": _count(trials),
                 "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
-                "notes": list(ground.task.notes),
+                "notes": [*ground.task.notes, *extension_notes(run)],
+                "test_reads": 1 + len(earlier),
                 "provenance": provenance,
             }
             run.write_json("result.json", result)
@@ -178,6 +185,33 @@ def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) ->
         "commit": found.get("commit"),
         "command": found.get("command"),
     }
+
+
+def _as_extended(run: RunDir, config: RunConfig, watcher: Watcher) -> RunConfig:
+    """`config`; with its present budget where it started a run that was extended and finished since.
+
+    Raises:
+        ResumeError: the run was extended, and the extension is not finished.
+    """
+    made = extensions(run)
+    settle(run)
+    if config.budget not in {one.before for one in made}:
+        return config
+    grown = config.model_copy(update={"budget": made[-1].budget})
+    if grown.to_dict() != run.config():
+        return config
+    if not (run.path / "result.json").exists():
+        raise ResumeError(
+            "an extended run goes on with nasimb extend",
+            got=f"the budget {config.budget} for {run.path}, which was extended to {grown.budget}",
+            do=f"Type nasimb extend {run.path}.",
+        )
+    watcher.say(f"{run.path} was extended from {config.budget} to {grown.budget}.")
+    return grown
+
+
+def _winner_of(result: dict[str, Any]) -> Candidate:
+    return Candidate(Subnet.from_dict(result["winner"]["subnet"]), result["winner"]["calibration"])
 
 
 def _spend(session: Session, budget: Budget) -> dict[str, Any]:

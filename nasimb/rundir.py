@@ -13,6 +13,7 @@ RUN/refit/            large refits under way and done; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)
+RUN/extensions.json   what the run was given beyond its first budget (nasimb.extension), and what it had found before
 ```
 """
 
@@ -132,7 +133,8 @@ class RunDir:
 
     def discard(self) -> None:
         """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
-        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "config.yaml"):
+        made = "environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "extensions.json"
+        for name in (*made, "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from nasimb.cli.bench import bench
+from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
 from nasimb.cli.pareto import pareto
@@ -38,6 +39,7 @@ app.add_typer(supernet_app, name="supernet")
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app.command()(search)
+app.command()(extend)
 data_app.command("inspect")(inspect)
 app.command()(status)
 app.command()(report)
