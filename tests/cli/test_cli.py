@@ -372,7 +372,19 @@ def test_a_file_where_a_folder_should_be(command: Command, tmp_path: Path) -> No
 # Help, and a real process
 
 
-PAGES = ["", "search", "status", "report", "pareto", "head", "data", "data inspect", "supernet", "supernet train"]
+PAGES = [
+    "",
+    "search",
+    "extend",
+    "status",
+    "report",
+    "pareto",
+    "head",
+    "data",
+    "data inspect",
+    "supernet",
+    "supernet train",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
