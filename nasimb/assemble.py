@@ -19,7 +19,7 @@ from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
 from nasimb.phases.heads import Comparison
 from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
-from nasimb.phases.supernet import Frozen, is_finished, load, train
+from nasimb.phases.supernet import Frozen, is_finished, load, train, training_seconds
 from nasimb.rundir import RunDir
 from nasimb.search.candidate import Scoring
 from nasimb.search.limits import Limits, cost_range
@@ -145,11 +145,15 @@ def new_training(
     return Training(supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip)
 
 
-def frozen_supernet(session: Session, config: RunConfig, ground: Ground, folder: Path, share: float) -> Frozen:
+def frozen_supernet(
+    session: Session, config: RunConfig, ground: Ground, folder: Path, share: float,
+    *, limit_seconds: float | None = None,
+) -> Frozen:  # fmt: skip
     """The ready super-network, the one that was trained in `folder`, or the one trained there now.
 
     Args:
         share: of a time limit; what the other phases have spent already is not there to be shared.
+        limit_seconds: of the budget that the run was started with; None where it was not extended since.
     """
     if ground.ready is not None:
         return ground.ready
@@ -157,8 +161,9 @@ def frozen_supernet(session: Session, config: RunConfig, ground: Ground, folder:
         return load(folder, ground.device)
     ledger, task = session.ledger, ground.task
     # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
-    planned = None if ledger.limit_seconds is None else share * ledger.limit_seconds
-    seconds = None if planned is None else min(planned, ledger.remaining() + ledger.spent("supernet"))
+    limit_seconds = limit_seconds or ledger.limit_seconds
+    planned = None if limit_seconds is None else share * limit_seconds
+    seconds = None if planned is None else training_seconds(ledger, planned)
     info = {
         "classes": list(task.source.classes),
         "source": config.source or ("target" if task.source_is_target else str(config.data)),

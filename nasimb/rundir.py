@@ -9,10 +9,15 @@ RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledg
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/study.journal     Optuna's journal
+RUN/exchange.json     name of the run in the storage where its processes meet
+RUN/work.journal      that storage, where no other is named
+RUN/workers/          what workers started with the search said
+RUN/answers/          what workers found while the storage was away
 RUN/refit/            large refits under way and done; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)
+RUN/extensions.json   what the run was given beyond its first budget (nasimb.extension), and what it had found before
 ```
 """
 
@@ -35,6 +40,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nasimb.errors import InputError, ResumeError
+from nasimb.secrets import command_without_passwords
 from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
@@ -132,7 +138,8 @@ class RunDir:
 
     def discard(self) -> None:
         """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
-        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "config.yaml"):
+        made = "environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "extensions.json"
+        for name in (*made, "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
@@ -264,7 +271,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command": [Path(command[0]).name, *command[1:]] if command else [],
+        "command": [Path(command[0]).name, *command_without_passwords(command[1:])] if command else [],
         "commit": _commit(),
         "device": device,
         "machine": platform.machine(),

@@ -8,9 +8,9 @@ from itertools import takewhile
 from nasimb.errors import WorkError
 from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.phases.shared_search import SharedSearch
+from nasimb.phases.sharing import Exchange
 from nasimb.search.candidate import Scoring
 from nasimb.search.engine import Kept, evaluate_batch, kinds_of
-from nasimb.search.fleet import Fleet
 from nasimb.search.predict import MARGIN, fitting, latest
 from nasimb.search.screening import Screen, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Question, Study
@@ -35,16 +35,14 @@ def search(
     max_trials: int | None,
     reserve_seconds: Callable[[int], float],
     phase: str = "search",
-    join: Callable[[], Fleet | None] = lambda: None,
-    own_work: bool = True,
+    exchange: Exchange | None = None,
 ) -> list[Trial]:
     """Every trial of the run so far and the new ones.
 
     Args:
         max_trials: scored trials in all; None for no such limit.
         reserve_seconds: given how many trials are scored, what must be left for the phases after this one.
-        join: the workers that share the search, once there are any; asked between two groups of candidates.
-        own_work: whether this process scores candidates too where workers share the search.
+        exchange: where workers join; None: nobody can.
 
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
@@ -52,17 +50,17 @@ def search(
     study = Study(question, scoring.cost_of, journal=session.run.journal, trials=trials_of(session.run))
     view = _View(session, study, phase, max_trials, reserve_seconds)
     kept: Kept = {}
-    fleet = join()
+    fleet = None if exchange is None else exchange.join()
     if fleet is None:
         for rows in _alone(session, scoring, study, view, kept):
             view.record(rows)
-            fleet = join()
+            fleet = None if exchange is None else exchange.join()
             if fleet is not None or _hopeless(session, study):
                 break
     shared = None
-    if fleet is not None:
+    if fleet is not None and exchange is not None:
         shared = SharedSearch(
-            session, scoring, study, fleet, max_trials=max_trials, keep_seconds=reserve_seconds, own_work=own_work,
+            session, scoring, study, fleet, exchange, max_trials=max_trials, keep_seconds=reserve_seconds,
             show=view.tick, kept=kept,
         )  # fmt: skip
         for rows in shared.rows():
@@ -78,8 +76,8 @@ def search(
     elif scoring.screen is not None:
         left = session.ledger.remaining() - reserve_seconds(study.scored)
         trials = promote_best(session, scoring, trials, question.cost, kept, seconds=left, show=_shown(session, phase))
-    if fleet is not None:
-        fleet.close()
+    if shared is not None:
+        shared.close()
     return trials
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from nasimb.phases.promotion import fitting_group
+from nasimb.phases.sharing import Exchange
 from nasimb.search import packets
 from nasimb.search.candidate import Scoring
 from nasimb.search.engine import Kept, evaluate_batch, kinds_of, promote
@@ -35,17 +36,17 @@ class SharedSearch:
 
     Args:
         keep_seconds: given how many trials are scored, what must be left to the owner for the phases after this one.
-        own_work: whether this process scores candidates too.
+        exchange: tends local workers, and knows whether this process scores candidates too.
         show: shows where the search stands, and obeys signals; called between two units of work.
         kept: features of the part that screens, of candidates scored here.
     """
 
     def __init__(
-        self, session: Session, scoring: Scoring, study: Study, fleet: Fleet, *, max_trials: int | None,
-        keep_seconds: Callable[[int], float], own_work: bool, show: Callable[[], None], kept: Kept,
+        self, session: Session, scoring: Scoring, study: Study, fleet: Fleet, exchange: Exchange,
+        *, max_trials: int | None, keep_seconds: Callable[[int], float], show: Callable[[], None], kept: Kept,
     ) -> None:  # fmt: skip
         self.session, self.scoring, self.study, self.fleet = session, scoring, study, fleet
-        self.max_trials, self.keep_seconds, self.own_work = max_trials, keep_seconds, own_work
+        self.max_trials, self.keep_seconds, self.exchange = max_trials, keep_seconds, exchange
         self._show, self._kept = show, kept
         self._results: dict[int, Trial] = {}
         self._taken: dict[int, Proposal] = {}
@@ -68,10 +69,10 @@ class SharedSearch:
             while self._wants_more() and (group := self._group()):
                 self._take(group)
                 self.fleet.put(packets.score(group, self._seen_kinds(group), self._attempts))
-            if self.own_work and (group := self._group()):
+            if self.exchange.own_work and (group := self._group()):
                 self._take(group)
                 self._settle(self._score(group))
-            elif self.fleet.out or self._results:
+            elif self.fleet.out or self._results or (self.exchange.expecting and not self.fleet.size and self._group()):
                 time.sleep(POLL_SECONDS)
             else:
                 return
@@ -92,7 +93,7 @@ class SharedSearch:
                 self.fleet.put(packets.promote(group))
                 out |= {trial.number for trial in group}
                 waiting = waiting[len(group) :]
-            if self.own_work and waiting and (group := self._promotable(waiting, found)):
+            if self.exchange.own_work and waiting and (group := self._promotable(waiting, found)):
                 done += promote(
                     self.scoring, group, clock=self.session.clock, kept=self._kept, between=self._between
                 )  # fmt: skip
@@ -117,11 +118,17 @@ class SharedSearch:
         return again
 
     def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
-        hands = max(self.fleet.size + self.own_work, 1)
+        hands = max(self.fleet.size + self.exchange.own_work, 1)
         share = waiting[: max(1, min(MOST_TOGETHER, -(-len(waiting) // hands)))]
         return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
 
+    def close(self) -> None:
+        """Send everybody home."""
+        self.fleet.close()
+        self.exchange.leave()
+
     def _serve(self) -> None:
+        self.exchange.tend()
         self.fleet.serve(self.keep_seconds(self.study.scored))
         self._show()
 
@@ -216,7 +223,7 @@ class SharedSearch:
             return 0.0
         trials = self.study.trials
         macs = promotion_macs(ranked(trials, self.study.question.cost), screen.eta, more)
-        return MARGIN * full_seconds(macs, trials) / max(self.fleet.size + self.own_work, 1)
+        return MARGIN * full_seconds(macs, trials) / max(self.fleet.size + self.exchange.own_work, 1)
 
 
 _LOST_TWICE = f"its worker was lost {ATTEMPTS} times"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasimb.budget import NOTHING, Holding
 from nasimb.errors import InputError, ResumeError
 from nasimb.phases.spawn import LocalWorkers
 from nasimb.phases.work import ANSWERS
 from nasimb.rundir import RunDir
 from nasimb.search.fleet import PREPARING, RHYTHM, Fleet
 from nasimb.search.queue import WorkQueue
-from nasimb.search.storage import Reaching, open_storage
+from nasimb.search.storage import PATIENCE_SECONDS, Reaching, open_storage
 from nasimb.session import Session
 
 FILE = "exchange.json"
@@ -33,6 +35,9 @@ class Sharing:
     address: str | None = None
 
 
+ALONE = Sharing()
+
+
 class Exchange:
     """The owner's connection to whoever joins: opened where workers or a storage are asked for, or when one comes.
 
@@ -42,39 +47,59 @@ class Exchange:
         devices: for local workers, in turn.
     """
 
-    def __init__(self, session: Session, sharing: Sharing, *, threads: int, devices: tuple[str, ...]) -> None:
+    def __init__(self, session: Session, sharing: Sharing, *, threads: int, devices: Sequence[str]) -> None:
         self._session, self._sharing = session, sharing
         self._threads, self._devices = threads, devices
         self._fleet: Fleet | None = None
         self._workers: LocalWorkers | None = None
         self._looked_at = float("-inf")
-        name_of_study(session.run, create=True)
-        if sharing.workers or sharing.address is not None:
-            # Before anything is spent: an address that leads nowhere is refused at once.
-            self._open(patience_seconds=10.0).announce(PREPARING)
-
-    def join(self) -> Fleet | None:
-        """The fleet, once there is anybody to share with."""
-        if self._fleet is not None:
-            if self._sharing.workers and self._workers is None:
-                self._start_workers()
-            return self._fleet
-        now = self._session.clock()
-        if now - self._looked_at >= RHYTHM.beat_seconds:
-            self._looked_at = now
-            if (self._session.run.path / JOURNAL).exists():
-                return self._open()
-        return None
+        self.own_work = sharing.workers == 0
 
     @property
-    def own_work(self) -> bool:
-        """Whether the owner scores candidates itself: where it has no local workers, or none is left."""
-        return self._workers is None or self._workers.hopeless
+    def holding(self) -> Holding | None:
+        """What the owner holds while the search is shared: nothing where local workers have its devices."""
+        return NOTHING if self._sharing.workers else None
+
+    def open(self) -> None:
+        """Name the run, so that workers can find it; an address that leads nowhere is refused before time is spent.
+
+        Raises:
+            InputError, StorageError: the storage cannot be opened.
+        """
+        name_of_study(self._session.run, create=True)
+        if self._sharing.workers or self._sharing.address is not None:
+            self._connect(patience_seconds=10.0).announce(PREPARING)
+
+    def join(self) -> Fleet | None:
+        """The fleet, once there is anybody to share with; starts local workers."""
+        if self._fleet is None:
+            now = self._session.clock()
+            if now - self._looked_at >= RHYTHM.beat_seconds:
+                self._looked_at = now
+                if (self._session.run.path / JOURNAL).exists():
+                    self._connect()
+        if self._sharing.workers and self._workers is None:
+            self._workers = LocalWorkers(
+                self._sharing.workers, self._session.run.path, self._sharing.address,
+                threads=max(self._threads // self._sharing.workers, 1), devices=self._devices,
+                say=self._session.watcher.say,
+            )  # fmt: skip
+        return self._fleet
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a local worker is there, or on its way."""
+        return self._workers is not None and bool(self._workers.processes())
 
     def tend(self) -> None:
-        """Start local workers again that died."""
-        if self._workers is not None:
-            self._workers.tend()
+        """Start local workers that are not there; where none is left, the owner works itself. Call it often."""
+        if self._workers is None:
+            return
+        self._workers.tend()
+        if self._workers.hopeless and not self.own_work:
+            self._session.watcher.say("No worker is left; this process goes on by itself.")
+            self._session.ledger.hold(self._session.ledger.own)
+            self.own_work = True
 
     def settle(self) -> None:
         """At the end of the run: charge what workers held until they left."""
@@ -82,28 +107,23 @@ class Exchange:
             self._fleet.hear()
 
     def leave(self) -> None:
-        """Local workers go; whatever happens."""
+        """Local workers go, after the unit that they are at if that is soon done."""
         if self._workers is not None:
             self._workers.leave()
 
-    def _open(self, patience_seconds: float | None = None) -> Fleet:
+    def _connect(self, patience_seconds: float = PATIENCE_SECONDS) -> Fleet:
         session, address = self._session, self._sharing.address
-        reaching = Reaching(open_storage(address, session.run.path), address, clock=session.clock)
-        usual = reaching.patience_seconds
-        reaching.patience_seconds = patience_seconds or usual
+        storage = open_storage(address, session.run.path)
+        reaching = Reaching(storage, address, patience_seconds=patience_seconds, between=self._waiting)
         queue = WorkQueue(reaching, name_of_study(session.run))
-        reaching.patience_seconds = usual
+        reaching.patience_seconds = PATIENCE_SECONDS
         read_answers(session.run.path, queue)
         self._fleet = Fleet(queue, session.ledger, session.clock, say=session.watcher.say)
         return self._fleet
 
-    def _start_workers(self) -> None:
-        count = self._sharing.workers
-        self._workers = LocalWorkers(
-            count, self._session.run.path, self._sharing.address, threads=max(self._threads // count, 1),
-            devices=self._devices, say=self._session.watcher.say,
-        )  # fmt: skip
-        self._workers.tend()
+    def _waiting(self) -> None:
+        """While the storage is away: time goes on, and signals are obeyed."""
+        self._session.tick("search", 0.0, "the storage is away; trying again")
 
 
 def name_of_study(run: RunDir, *, create: bool = False) -> str:

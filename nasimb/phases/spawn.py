@@ -12,7 +12,8 @@ from pathlib import Path
 
 MOST_FAILURES, MOST_KILLS = 3, 20
 """After so many ends by an error of its own, or by a signal, a worker is not started again."""
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
+"""For the unit that a worker is at; then it is told to give it back."""
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class LocalWorkers:
     @property
     def hopeless(self) -> bool:
         """Whether every worker has died too often."""
-        return all(slot.hopeless for slot in self._slots)
+        return bool(self._slots) and all(slot.hopeless for slot in self._slots)
 
     def processes(self) -> list[int]:
         """Of those that run."""
@@ -85,6 +86,7 @@ class LocalWorkers:
                     slot.process.wait(LEAVE_SECONDS)
                 except subprocess.TimeoutExpired:
                     slot.process.terminate()
+        self._slots = []
 
     def _log(self, slot: _Slot) -> Path:
         return self._run / "workers" / f"{slot.number}.log"
