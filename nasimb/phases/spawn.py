@@ -12,7 +12,7 @@ from pathlib import Path
 
 MOST_FAILURES, MOST_KILLS = 3, 20
 """After so many ends by an error of its own, or by a signal, a worker is not started again."""
-LEAVE_SECONDS = 3.0
+LEAVE_SECONDS = 1.5
 """For the unit that a worker is at; then it is told to give it back."""
 
 
