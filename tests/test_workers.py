@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,6 @@ def check_exact(run: Path, trials: int) -> list[dict[str, str]]:
     return scored
 
 
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("pg"))
-    yield server
-    server.cleanup()
-
-
 def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[str, str]:
     out, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors
@@ -143,7 +136,7 @@ def test_a_storage_away_for_20_seconds_costs_nothing_but_time(tmp_path: Path, po
 
 def test_workers_join_a_running_search_through_its_folder_and_leave_when_it_is_gone(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, budget="30min")
+    process = start(run, budget="5000trials")
     wait_for(lambda: len(rows_of(run)) >= 2, process)
     command = [sys.executable, "-m", "nasimb", "worker", str(run), "--device", "cpu", "--patience", "4s"]
     joined = [subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
