@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nasimb.budget import Clock
-from nasimb.progress import Progress
+from nasimb.progress import Progress, Silent, Watcher
 
 LABELS = {
     "prepare": "reading the data",
@@ -90,21 +90,27 @@ def clock_time(seconds: float) -> str:
 
 
 @contextmanager
-def watching() -> Iterator[tuple[Display, Callable[[], int]]]:
+def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Watcher, Callable[[], int]]]:
     """Progress on stderr, and Ctrl-C and SIGTERM turned into a question the run asks after every unit of work.
 
     The second signal is not held back.
+
+    Args:
+        alone: whether nobody else ends this process. torchrun does: it repeats a signal that all have got already, and
+            kills who takes too long, so there every signal is held back.
+        speaking: whether this process is the one that shows progress.
     """
     received = [0]
 
     def note(number: int, frame: object) -> None:
         received[0] = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if alone:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Display(Console(stderr=True)) as display:
-            yield display, lambda: received[0]
+        with Display(Console(stderr=True)) if speaking else nullcontext(Silent()) as watcher:
+            yield watcher, lambda: received[0]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

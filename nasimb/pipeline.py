@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
+from nasimb.phases.supernet import is_finished, load
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
+from nasimb.supernet.ranks import ALONE, Ranks
 
 
 def run_search(
@@ -192,29 +194,69 @@ def train_supernet(
     clock: Clock = time.monotonic,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train a super-network on `config.source` and leave it in `folder` for `nasimb search --supernet`; resumes.
+
+    Args:
+        ranks: which of several processes this is, that train it together (`nasimb.supernet.ranks.joined`). The first
+            owns the folder and the ledger, which charges the devices of all; the others neither read nor write there.
 
     Returns:
         How it was trained, as in supernet.json.
 
     Raises:
         InputError: as `run_search`, or the folder holds something else. Interrupted: as `run_search`.
+        LostRank: another rank is gone. Elsewhere: another rank failed and says why.
     """
     run, watcher = RunDir(folder), watcher or Silent()
-    device, budget = choose_device(config.device), Budget.parse(config.budget)
-    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
-    if limit_seconds is None:
-        raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
-    with run.claimed():
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
-        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
-        checked = run.read_json("splits.json") is not None
-        with session.ledger.beating():
-            with _refusing(session, checked=checked), session.ledger.phase("prepare"):
+    device, limit_seconds = _training_limit(config, ranks)
+    with ExitStack() as held:
+        with ranks.alike():
+            if ranks.first:
+                held.enter_context(run.claimed())
+                run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        ledger = Ledger(run.ledger if ranks.first else None, clock, limit_seconds)
+        session = Session(run, ledger, clock, watcher, stop)
+        checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
+        held.enter_context(ledger.beating())
+        with _refusing(session, checked=checked or not ranks.first), ledger.phase("prepare"):
+            with ranks.alike():
                 ground = assemble.load_source(config, device)
-                if not checked:
-                    assemble.check_training_budget(session, config, ground)
+            _check_common(ranks, config, ground)
+            if not checked:
+                assemble.check_training_budget(session, config, ground, ranks)
+                if ranks.first:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
-            with session.ledger.phase("supernet"):
-                return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info
+        with ledger.phase("supernet"):
+            if ranks.from_first(ranks.first and is_finished(folder)):
+                return ranks.from_first(load(folder, device).info if ranks.first else {})
+            return assemble.trained_supernet(session, config, ground, folder, share=1.0, ranks=ranks).info
+
+
+def _training_limit(config: RunConfig, ranks: Ranks) -> tuple[torch.device, float]:
+    """This rank's device, and the seconds that the budget lasts on the devices of all."""
+    with ranks.alike():
+        device, budget = choose_device(config.device, ranks), Budget.parse(config.budget)
+    gpus, threads = ranks.total(int(device.type == "cuda")), ranks.total(torch.get_num_threads())
+    with ranks.alike():
+        limit_seconds = budget.limit_seconds(gpus=int(gpus), threads=int(threads))
+        if limit_seconds is None:
+            raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
+    return device, limit_seconds
+
+
+def _check_common(ranks: Ranks, config: RunConfig, ground: assemble.Ground) -> None:
+    """Gradients of other images, or of another command, are not to be added to these."""
+    if ranks.size == 1:
+        return
+    own = {"command": config.to_dict(), "images": ground.task.source.fingerprint()}
+    common = ranks.from_first(own)
+    different = [name for name in own if own[name] != common[name]]
+    with ranks.alike():
+        if different:
+            raise InputError(
+                "all processes of a training must have the same command and the same images",
+                got=f"another {' and another '.join(different)} in process {ranks.rank}",
+                do="Give every machine the same of both.",
+            )

@@ -13,7 +13,7 @@ from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
-from nasimb.errors import NasimbError
+from nasimb.errors import Elsewhere, NasimbError
 
 app = typer.Typer(
     name="nasimb",
@@ -52,6 +52,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(prog_name="nasimb", standalone_mode=False)
+    except Elsewhere as error:  # the process that failed has said it
+        sys.exit(error.exit_code)
     except NasimbError as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as done:

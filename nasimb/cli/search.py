@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.options import DATA_FORMS, Format, Sampling
 from nasimb.display import watching
 
@@ -156,6 +157,7 @@ def search(
     from nasimb.pipeline import run_search
     from nasimb.report.show import print_report
 
+    refuse_torchrun()
     options: dict[str, Any] = {
         "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
         "imbalance_factor": imbalance_factor, "profile": profile, "budget": budget, "space": space,
