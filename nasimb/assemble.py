@@ -144,7 +144,8 @@ def trained_supernet(
     ledger, task = session.ledger, ground.task
     # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
     planned = None if ledger.limit_seconds is None else share * ledger.limit_seconds
-    seconds = None if planned is None else min(planned, ledger.remaining() + ledger.spent("supernet"))
+    left = ledger.remaining() + ledger.spent("supernet")  # counts devices, whose number a restart may change
+    seconds = None if planned is None else left if share == 1.0 else min(planned, left)
     info = {
         "classes": list(task.source.classes),
         "source": config.source or ("target" if task.source_is_target else str(config.data)),

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from nasimb import assemble
-from nasimb.budget import Budget, Clock, Ledger
+from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
+from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -54,14 +55,14 @@ def run_search(
     """
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
-    limit_seconds = budget.limit_seconds(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+    budget.limit_seconds(held_by(device))  # refused before a folder is made
     with run.claimed():
         run.open_with(config.to_dict(), environment(str(device), sys.argv))
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
-        session = Session(run, Ledger(run.ledger, clock, limit_seconds), clock, watcher, stop)
+        session = _session(run, budget, device, clock, watcher, stop)
         spending = session.ledger.phase
 
         with session.ledger.beating():
@@ -98,6 +99,18 @@ def run_search(
             }
             run.write_json("result.json", result)
             return result
+
+
+def held_by(device: torch.device) -> Holding:
+    """What a process that computes on `device` holds."""
+    return Holding(gpus=int(device.type == "cuda"), threads=torch.get_num_threads())
+
+
+def _session(
+    run: RunDir, budget: Budget, device: torch.device, clock: Clock, watcher: Watcher, stop: Stop
+) -> Session:  # fmt: skip
+    ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say)
+    return Session(run, ledger, clock, watcher, stop)
 
 
 def _prepare(session: Session, config: RunConfig, device: torch.device) -> assemble.Ground:
@@ -175,6 +188,8 @@ def _spend(session: Session, budget: Budget) -> dict[str, Any]:
         "limit": budget.text,
         "limit_seconds": ledger.limit_seconds,
         "spent_seconds": round(ledger.spent(), 3),
+        "gpu_seconds": round(ledger.spent_of("gpu"), 3),
+        "cpu_seconds": round(ledger.spent_of("cpu"), 3),
         "by_phase": {phase: round(seconds, 3) for phase, seconds in ledger.by_phase().items()},
     }
 
@@ -210,13 +225,13 @@ def train_supernet(
         LostRank: another rank is gone. Elsewhere: another rank failed and says why.
     """
     run, watcher = RunDir(folder), watcher or Silent()
-    device, limit_seconds = _training_limit(config, ranks)
+    device, budget, holding = _for_training(config, ranks)
     with ExitStack() as held:
         with ranks.alike():
             if ranks.first:
                 held.enter_context(run.claimed())
                 run.open_with(config.to_dict(), environment(str(device), sys.argv))
-        ledger = Ledger(run.ledger if ranks.first else None, clock, limit_seconds)
+            ledger = Ledger(run.ledger if ranks.first else None, clock, budget, holding, warn=watcher.say)
         session = Session(run, ledger, clock, watcher, stop)
         checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
         held.enter_context(ledger.beating())
@@ -234,16 +249,16 @@ def train_supernet(
             return assemble.trained_supernet(session, config, ground, folder, share=1.0, ranks=ranks).info
 
 
-def _training_limit(config: RunConfig, ranks: Ranks) -> tuple[torch.device, float]:
-    """This rank's device, and the seconds that the budget lasts on the devices of all."""
+def _for_training(config: RunConfig, ranks: Ranks) -> tuple[torch.device, Budget, Holding]:
+    """This rank's device, the budget, and what all ranks hold together."""
     with ranks.alike():
         device, budget = choose_device(config.device, ranks), Budget.parse(config.budget)
-    gpus, threads = ranks.total(int(device.type == "cuda")), ranks.total(torch.get_num_threads())
+    own = held_by(device)
+    holding = Holding(gpus=int(ranks.total(own.gpus)), threads=int(ranks.total(own.threads)))
     with ranks.alike():
-        limit_seconds = budget.limit_seconds(gpus=int(gpus), threads=int(threads))
-        if limit_seconds is None:
+        if budget.limit_seconds(holding) is None:
             raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
-    return device, limit_seconds
+    return device, budget, holding
 
 
 def _check_common(ranks: Ranks, config: RunConfig, ground: assemble.Ground) -> None:

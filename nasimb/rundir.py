@@ -5,7 +5,7 @@ RUN/config.yaml       the whole configuration; the identity a resumed run is com
 RUN/environment.json  versions, device, command
 RUN/splits.json       class list and image positions of every split; there once everything asked for was checked
 RUN/probe.json        seconds of the units of work, measured before a run with a time limit
-RUN/ledger.jsonl      spend (nasimb.budget.Ledger)
+RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledger)
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/study.journal     Optuna's journal
@@ -132,7 +132,7 @@ class RunDir:
 
     def discard(self) -> None:
         """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
-        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "config.yaml"):
+        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
@@ -209,10 +209,7 @@ class RunDir:
         return found
 
     def _append(self, name: str, lines: Sequence[str]) -> None:
-        with (self.path / name).open("a", encoding="utf-8", newline="") as file:
-            file.write("".join(line + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        append_whole(self.path / name, "".join(line + "\n" for line in lines).encode())
 
     def _complete_lines(self, name: str) -> list[str]:
         file = self.path / name
@@ -229,6 +226,23 @@ class RunDir:
                 whole = data.rfind(b"\n") + 1
                 if whole < len(data):
                     os.truncate(file, whole)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append bytes and flush them to the disk; where that fails (a full disk), the file is as it was before.
+
+    Raises:
+        OSError: it failed.
+    """
+    with path.open("ab") as file:
+        end = file.tell()
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)
+            raise
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nasimb.budget import Clock, Ledger
+from nasimb.budget import Clock
 from nasimb.errors import Interrupted
+from nasimb.ledger import Ledger
 from nasimb.progress import Progress, Watcher
 from nasimb.rundir import RunDir
 
@@ -31,7 +32,7 @@ class Session:
             Interrupted: a signal has come; whoever holds unsaved work catches it, saves and raises it again.
         """
         self.ledger.beat()
-        self.watcher.show(Progress(phase, fraction, self.ledger.spent(), self.ledger.limit_seconds, detail))
+        self.watcher.show(Progress(phase, fraction, self.ledger.used_seconds(), self.ledger.limit_seconds, detail))
         signal_number = self.stop()
         if signal_number:
             raise Interrupted(signal_number, resume=f"Give the same command again to go on ({self.run.path}).")

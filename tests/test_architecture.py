@@ -11,7 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "nasimb"
 
 FLOORS = (
-    ("errors", "space", "spec", "budget", "rundir", "progress", "session"),  # no torch, no optuna, no pandas
+    (
+        "errors",
+        "space",
+        "spec",
+        "budget",
+        "accounts",
+        "ledger",
+        "rundir",
+        "progress",
+        "session",
+    ),  # no torch, no optuna, no pandas
     ("metrics", "nn", "losses", "data"),
     ("supernet",),
     ("cost", "heads"),

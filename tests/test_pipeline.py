@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nasimb.phases.evaluate
 import nasimb.phases.heads
-from nasimb.budget import read_account
 from nasimb.config import RunConfig
 from nasimb.errors import BudgetError, InputError, Interrupted, ResumeError
 from nasimb.export import load
+from nasimb.ledger import clock_seconds, read_account
 from nasimb.pipeline import run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
@@ -102,7 +102,7 @@ def check_schema(result: dict[str, Any]) -> None:
     for entry in (result["winner"], *result["baselines"].values()):
         check_model_entry(entry)
     spend = result["spend"]
-    assert set(spend) == {"limit", "limit_seconds", "spent_seconds", "by_phase"}
+    assert set(spend) == {"limit", "limit_seconds", "spent_seconds", "gpu_seconds", "cpu_seconds", "by_phase"}
     assert set(spend["by_phase"]) == {"prepare", "supernet", "head", "search", "evaluate"}
     assert sum(spend["by_phase"].values()) == pytest.approx(spend["spent_seconds"], abs=0.01)
     assert set(result["trials"]) >= {"finished", "cached", "screened_out", "failed"}
@@ -199,7 +199,7 @@ def test_stopped_at_every_tick_a_run_ends_as_if_undisturbed(tmp_path: Path) -> N
             run_search(config, folder, stop=StopAfter(1, 2 if stops % 2 else 15))
         assert stopped.value.exit_code == (130 if stops % 2 else 143)
         assert str(folder) in str(stopped.value)
-        total = sum(read_account(RunDir(folder).ledger).values())
+        total = sum(clock_seconds(read_account(RunDir(folder).ledger)).values())
         assert total >= spent  # what was spent stays spent
         spent = total
     result = run_search(config, folder, stop=StopAfter(10_000))
@@ -490,7 +490,7 @@ def test_a_ready_super_network_gives_its_share_to_the_search(tmp_path: Path, mon
     training = tiny_config(tmp_path, "training.precision=float32", source=DATA, budget="20s")
     info = train_supernet(training, tmp_path / "ready", clock=clock)
     assert 150 <= info["steps"] <= 200
-    assert sum(read_account(tmp_path / "ready" / "ledger.jsonl").values()) <= 20 + 0.1
+    assert sum(clock_seconds(read_account(tmp_path / "ready" / "ledger.jsonl")).values()) <= 20 + 0.1
     config = tiny_config(tmp_path, budget="60s", supernet=str(tmp_path / "ready"), space="")
     result = run_search(config, tmp_path / "run", clock=clock)
     phases = result["spend"]["by_phase"]
@@ -538,7 +538,7 @@ def test_spend_before_an_interruption_counts_against_the_limit(tmp_path: Path, m
     config, folder = tiny_config(tmp_path, "training.precision=float32", budget="60s"), tmp_path / "run"
     with pytest.raises(Interrupted):
         run_search(config, folder, clock=clock, stop=StopAfter(200))
-    spent = sum(read_account(RunDir(folder).ledger).values())
+    spent = sum(clock_seconds(read_account(RunDir(folder).ledger)).values())
     assert spent > 15
     clock.now += 10_000  # downtime is not charged
     result = run_search(config, folder, clock=clock)

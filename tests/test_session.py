@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nasimb.budget import Ledger, read_account
+from nasimb.budget import Budget
 from nasimb.errors import Interrupted
+from nasimb.ledger import Ledger, clock_seconds, read_account
 from nasimb.progress import Progress, Silent, Watcher
 from nasimb.rundir import RunDir
 from nasimb.session import Session
@@ -28,7 +29,13 @@ def session(tmp_path: Path, watcher: Watcher, stop: int = 0, limit: float | None
     def clock() -> float:
         return now[0]
 
-    return Session(run, Ledger(run.ledger, clock, limit), clock, watcher, lambda: stop), now
+    return Session(
+        run,
+        Ledger(run.ledger, clock, None if limit is None else Budget.parse(f"{limit}s")),
+        clock,
+        watcher,
+        lambda: stop,
+    ), now
 
 
 def test_a_tick_charges_and_shows(tmp_path: Path) -> None:
@@ -37,7 +44,7 @@ def test_a_tick_charges_and_shows(tmp_path: Path) -> None:
     with work.ledger.phase("search"):
         now[0] += 5
         work.tick("search", 0.25, "best 0.9")
-        assert read_account(work.run.ledger) == {"search": 5.0}  # on the disk before the phase ends
+        assert clock_seconds(read_account(work.run.ledger)) == {"search": 5.0}  # on the disk before the phase ends
     assert watcher.shown == [Progress("search", 0.25, 5.0, 60.0, "best 0.9")]
 
 
@@ -54,4 +61,4 @@ def test_a_signal_ends_the_run_after_charging_and_says_how_to_go_on(tmp_path: Pa
         unit()
     assert stopped.value.exit_code == code
     assert str(tmp_path) in str(stopped.value)
-    assert read_account(work.run.ledger) == {"search": 0.5}
+    assert clock_seconds(read_account(work.run.ledger)) == {"search": 0.5}

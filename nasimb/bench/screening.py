@@ -15,8 +15,8 @@ from nasimb.bench.provenance import identity
 from nasimb.bench.rows import Rows
 from nasimb.bench.sgd import fastest_forward, sgd_through_network
 from nasimb.bench.testbed import Testbed, load_testbed, warn_untrained
-from nasimb.budget import Ledger
 from nasimb.errors import WorkError
+from nasimb.ledger import Ledger
 from nasimb.phases.search import search
 from nasimb.rundir import RunDir
 from nasimb.search.candidate import Scoring

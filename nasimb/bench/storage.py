@@ -13,7 +13,8 @@ import numpy as np
 from nasimb.bench.base import Conditions, Figure, made_with, spread
 from nasimb.bench.provenance import MADE, on_processor
 from nasimb.bench.testbed import Testbed, load_testbed
-from nasimb.budget import Clock, Ledger
+from nasimb.budget import Budget, Clock
+from nasimb.ledger import Ledger
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
 from nasimb.search.predict import LATEST, fitting
@@ -23,7 +24,7 @@ from nasimb.search.trial import FINISHED, Trial
 TRIALS, QUICK_TRIALS = 1000, 60
 IMAGES = 60
 """None of them is looked at: the search only wants to know how many classes there are."""
-LIMIT_SECONDS = 1e6
+LIMIT = "300h"
 """Of a budget that is looked at before every batch and never reached."""
 ENDS = 100
 """Trials at the beginning and at the end whose median times say whether a trial costs more the more there are."""
@@ -65,7 +66,7 @@ def trial_seconds(testbed: Testbed, question: Question, conditions: Conditions) 
     free = Free(conditions.clock, question.seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
-        ledger = Ledger(run.ledger, conditions.clock, LIMIT_SECONDS)
+        ledger = Ledger(run.ledger, conditions.clock, Budget.parse(LIMIT))
         study = Study(question, testbed.scoring.cost_of, journal=run.journal)
 
         def may_start(macs: Sequence[int]) -> int:

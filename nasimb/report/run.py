@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from nasimb.budget import read_account
 from nasimb.errors import InputError
+from nasimb.ledger import clock_seconds, read_account
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Trial, trials_of
@@ -47,7 +47,7 @@ class Run:
             config=folder.config(),
             result=folder.read_json("result.json"),
             trials=trials_of(folder),
-            spent_seconds=read_account(folder.ledger),
+            spent_seconds=clock_seconds(read_account(folder.ledger)),
             trained=folder.read_json("supernet.json"),
         )
 

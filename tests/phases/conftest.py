@@ -10,7 +10,8 @@ import torch
 from tiny_run import tiny_config
 
 from nasimb import assemble
-from nasimb.budget import Ledger
+from nasimb.budget import Budget
+from nasimb.ledger import Ledger
 from nasimb.phases.heads import HeadWork
 from nasimb.progress import Silent
 from nasimb.rundir import RunDir
@@ -51,7 +52,13 @@ def workshop(tmp_path: Path) -> Callable[..., Any]:
         config = tiny_config(tmp_path, *assigned, **options)
         device, run, clock, watcher = torch.device("cpu"), RunDir(tmp_path / folder), Now(), Listener()
         run.path.mkdir(exist_ok=True)
-        session = Session(run, Ledger(run.ledger, clock, limit), clock, watcher, lambda: 0)
+        session = Session(
+            run,
+            Ledger(run.ledger, clock, None if limit is None else Budget(f"{limit}s", wall_seconds=limit)),
+            clock,
+            watcher,
+            lambda: 0,
+        )
         ground = assemble.load_ground(config, device)
         training = assemble.new_training(config, ground, None)
         for _ in range(3):

@@ -1,0 +1,279 @@
+"""The ledger: what a run has spent, by phase, worker and kind of device, and what it may still hand out.
+
+It adds up accumulated seconds on an injected clock, so that eight GPU-hours are tested in microseconds, and never
+stores a start time: pauses and downtime are shown, not charged, and a kill loses one beat.
+
+```
+RUN/ledger.jsonl  one line a beat: {"phase": "search", "worker": "main", "gpus": 0, "threads": 2, "seconds": 1.003,
+                  "at": 1764000000.0, "check": "1a2b3c4d"}; appended, flushed to the disk, never changed
+RUN/ledger.mark   the account that all lines so far add up to, from which a damaged ledger is restored
+```
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nasimb.accounts import Account, Charge, examine, line_of, mark_of
+from nasimb.budget import NOTHING, ONE_THREAD, Budget, Clock, Holding
+from nasimb.rundir import append_whole
+
+MAIN = "main"
+"""Name of the process that owns the run folder; its seconds are those of the clock on the wall."""
+
+KINDS = ("wall", "gpu", "cpu")
+
+
+class Ledger:
+    """The account of one run, kept on disk line by line.
+
+    Args:
+        path: the file; created if missing, continued if there. None keeps the account in memory.
+        clock: where time comes from.
+        budget: what may be spent in all; None, or one of trials alone, for no time limit.
+        holding: what this process holds while time passes.
+        beat_seconds: time between two lines, within `beating` or while `beat` is called: what a kill can lose.
+        warn: told what had to be repaired.
+
+    Raises:
+        BudgetError: the budget is in GPU time, and no GPU is held.
+        ResumeError: the file is damaged beyond repair.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Clock,
+        budget: Budget | None = None,
+        holding: Holding = ONE_THREAD,
+        *,
+        beat_seconds: float = 1.0,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.limit_seconds = None if budget is None else budget.limit_seconds(holding)
+        self._limits = {} if budget is None else {kind: getattr(budget, f"{kind}_seconds") for kind in KINDS}
+        self._clock, self._beat_seconds, self._path = clock, beat_seconds, path
+        self._own = self._holding = holding
+        self._account: Account = {}
+        self._lines = 0
+        if path is not None and path.exists():
+            found = examine(path)
+            self._account, self._lines = found.account, found.lines
+            if found.repaired is not None:
+                warn(found.repaired)
+                self._rewrite()
+        self._charged: dict[str, float] = {}
+        for charge, seconds in self._account.items():
+            self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
+        self._grants: dict[str, tuple[Holding, float]] = {}
+        self._phase: str | None = None
+        self._since = 0.0
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def phase(self, name: str, holding: Holding | None = None) -> Iterator[None]:
+        """Charge everything inside to `name`; phases do not nest.
+
+        Args:
+            holding: what this process holds meanwhile, where it is not what it usually does.
+        """
+        assert self._phase is None, f"phase {self._phase} is still open"
+        with self._lock:
+            self._phase, self._since, self._holding = name, self._clock(), holding or self._own
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._write()
+                self._phase, self._holding = None, self._own
+
+    def beat(self) -> None:
+        """Write down the time since the last line if a beat has passed; call it after every unit of work."""
+        with self._lock:
+            if self._phase is not None and self._clock() - self._since >= self._beat_seconds:
+                self._write()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat from a thread besides, so that a kill in a long unit of work loses no more than one in a short one."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self._beat_seconds):
+                with suppress(OSError):  # a full disk is met, and reported, by whoever writes next
+                    self.beat()
+
+        thread = threading.Thread(target=beat, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def charge(self, phase: str, worker: str, holding: Holding, seconds: float) -> None:
+        """Charge what another process has held."""
+        assert worker != MAIN
+        if seconds > 0:
+            with self._lock:
+                self._append(Charge(phase, worker, holding.gpus, holding.threads), seconds)
+
+    def charged(self, worker: str) -> float:
+        """Seconds charged to a worker so far, over all phases."""
+        with self._lock:
+            return self._charged.get(worker, 0.0)
+
+    def grant(self, worker: str, holding: Holding, seconds: float, *, keep_seconds: float = 0.0) -> float:
+        """Let a worker hold its devices for up to `seconds` more; what it is granted is nobody else's to spend.
+
+        Args:
+            seconds: wanted from now on, that is beyond what was charged to it.
+            keep_seconds: that must be left to the owner of the run.
+
+        Returns:
+            Seconds it may hold them in all, those charged to it included: less than wanted where less is left, and
+            never less than it was granted before.
+        """
+        with self._lock:
+            charged, before = self.charged(worker), self._grants.get(worker, (holding, 0.0))[1]
+            self._grants.pop(worker, None)
+            for kind in ("gpu", "cpu"):
+                limit, rate = self._limits.get(kind), _rate(holding, kind)
+                if limit is not None and rate:
+                    kept = keep_seconds * _rate(self._own, kind) + self._outstanding(kind)
+                    seconds = min(seconds, (limit - self.spent_of(kind) - kept) / rate)
+            granted = max(before, charged + max(seconds, 0.0))
+            self._grants[worker] = (holding, granted)
+            return granted
+
+    def release(self, worker: str) -> None:
+        """The worker is gone: what was granted to it and not used is there for others again."""
+        with self._lock:
+            self._grants.pop(worker, None)
+
+    def spent(self, phase: str | None = None) -> float:
+        """Seconds on the clock so far, of one phase or in all, the running beat included."""
+        with self._lock:
+            return sum(seconds for name, seconds in self.by_phase().items() if phase in (None, name))
+
+    def by_phase(self) -> dict[str, float]:
+        """Seconds on the clock of every phase so far, in order of first charge."""
+        with self._lock:
+            found = clock_seconds(self._account)
+            if self._phase is not None:
+                found[self._phase] = found.get(self._phase, 0.0) + self._clock() - self._since
+            return found
+
+    def spent_of(self, kind: str) -> float:
+        """Seconds of one kind in all, the running beat included: "wall", "gpu" or "cpu" (devices held x seconds)."""
+        with self._lock:
+            running = 0.0 if self._phase is None else (self._clock() - self._since) * _rate(self._holding, kind)
+            return running + kind_seconds(self._account, kind)
+
+    def account(self) -> Account:
+        """Seconds by phase, worker and devices held, up to the last line."""
+        with self._lock:
+            return dict(self._account)
+
+    def remaining(self, others: Holding = NOTHING, *, keep_seconds: float = 0.0) -> float:
+        """Seconds on the clock that are left while this process and `others` hold what they hold.
+
+        Args:
+            keep_seconds: that must be left to the owner of the run when they are over, holding what it usually does.
+
+        Returns:
+            Infinite without a time limit, negative after an overrun.
+        """
+        with self._lock:
+            holding = (self._own if self._phase is None else self._holding) + others
+            return self._left(holding, keep_seconds)
+
+    def used_seconds(self) -> float:
+        """How much of `limit_seconds` is gone; without a limit, the seconds on the clock."""
+        with self._lock:
+            return self.spent() if self.limit_seconds is None else self.limit_seconds - self._left(self._own, 0.0)
+
+    def _left(self, holding: Holding, keep_seconds: float) -> float:
+        left = float("inf")
+        for kind, limit in self._limits.items():
+            rate = _rate(holding, kind)
+            if limit is not None and rate:
+                kept = keep_seconds * _rate(self._own, kind)
+                left = min(left, (limit - self.spent_of(kind) - kept) / rate)
+        return left
+
+    def _outstanding(self, kind: str) -> float:
+        """Granted, and not used yet."""
+        return sum(
+            max(seconds - self.charged(worker), 0.0) * _rate(holding, kind)
+            for worker, (holding, seconds) in self._grants.items()
+        )
+
+    def _write(self) -> None:
+        assert self._phase is not None
+        now = self._clock()
+        self._append(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), now - self._since)
+        self._since = now
+
+    def _append(self, charge: Charge, seconds: float) -> None:
+        if self._path is not None:
+            append_whole(self._path, line_of(charge, seconds, time.time()).encode())
+            self._lines += 1
+        self._account[charge] = self._account.get(charge, 0.0) + seconds
+        self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
+        if self._path is not None:
+            self._mark()
+
+    def _mark(self) -> None:
+        """After the line, never before: a mark that lacks the last line is as good as one that has it."""
+        assert self._path is not None
+        part = self._path.with_name(".ledger.mark.part")
+        part.write_text(mark_of(self._account, self._lines), encoding="utf-8")
+        part.replace(self._path.with_suffix(".mark"))
+
+    def _rewrite(self) -> None:
+        """The account in as few lines as it has entries, in place of a damaged file."""
+        assert self._path is not None
+        part = self._path.with_name(".ledger.jsonl.part")
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(line_of(charge, seconds, time.time()) for charge, seconds in self._account.items())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path)
+        self._lines = len(self._account)
+        self._mark()
+
+
+def clock_seconds(account: Mapping[Charge, float]) -> dict[str, float]:
+    """Seconds on the clock of every phase: those of the process that owns the run folder."""
+    found: dict[str, float] = {}
+    for charge, seconds in account.items():
+        if charge.worker == MAIN:
+            found[charge.phase] = found.get(charge.phase, 0.0) + seconds
+    return found
+
+
+def kind_seconds(account: Mapping[Charge, float], kind: str) -> float:
+    """Seconds of one kind: "wall" of the owner alone, "gpu" and "cpu" are devices held x seconds of everybody."""
+    if kind == "wall":
+        return sum(clock_seconds(account).values())
+    return sum(seconds * _rate(Holding(charge.gpus, charge.threads), kind) for charge, seconds in account.items())
+
+
+def read_account(path: Path) -> Account:
+    """The account in a ledger's file, without touching it; a torn last line is left out.
+
+    Raises:
+        ResumeError: it is damaged beyond repair.
+    """
+    return examine(path).account if path.exists() else {}
+
+
+def _rate(holding: Holding, kind: str) -> int:
+    """Seconds of a kind in one second on the clock."""
+    return {"wall": 1, "gpu": holding.gpus, "cpu": holding.threads}[kind]

@@ -1,0 +1,199 @@
+"""Where the processes of one run meet: any storage of Optuna, behind one address, that may be away for a while.
+
+| address | storage | for |
+|---|---|---|
+| none | RUN/work.journal, Optuna's journal file | processes on one host |
+| postgresql+psycopg://, mysql+pymysql://, sqlite:/// | Optuna's RDBStorage, as SQLAlchemy reads the address | several hosts |
+| grpc://host:port | `nasimb storage serve`, Optuna's gRPC proxy | several hosts of which one alone sees the database |
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+
+from nasimb.budget import Clock
+from nasimb.errors import InputError, WorkError
+from nasimb.secrets import without_passwords
+
+EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "grpc": "grpc"}
+"""Which of nasimb's extras brings a missing module."""
+PATIENCE_SECONDS = 300.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
+
+
+class StorageError(WorkError):
+    """The storage could not be reached for longer than anybody waits."""
+
+
+def open_storage(address: str | None, folder: Path) -> BaseStorage:
+    """The storage at an address; None: the journal file of the run folder.
+
+    Raises:
+        InputError: no such kind of address, or a package is missing.
+        StorageError: it cannot be reached.
+    """
+    if address is None:
+        return JournalStorage(FlockedJournal(folder / "work.journal"))
+    kind, _, place = address.partition("://")
+    shown = without_passwords(address)
+    if not place:
+        raise InputError(
+            "a storage must be an address", got=shown, do="Write postgresql+psycopg://..., or grpc://host:port."
+        )
+    try:
+        return _grpc(place, shown) if kind == "grpc" else get_storage(_database(address))
+    except ImportError as error:
+        extra = EXTRAS.get(str(error.name).partition(".")[0])
+        what = f"pip install 'nasimb[{extra}]'" if extra else "Install the driver that the address names"
+        raise InputError(f"{kind} needs a package", got=f"no module {error.name}", do=f"{what}.") from None
+    except Exception as error:
+        if not is_unreachable(error):
+            reason = without_passwords(_first_line(error))
+            raise InputError("the storage must open", got=f"{shown}: {reason}", do="Check the address.") from None
+        raise _unreachable(shown, error) from None
+
+
+def _database(address: str) -> RDBStorage:
+    # A connection that the server closed meanwhile is replaced, instead of failing the first request after it.
+    options = {} if address.startswith("sqlite") else {"pool_pre_ping": True}
+    return RDBStorage(address, engine_kwargs=options)
+
+
+def _grpc(place: str, shown: str) -> BaseStorage:
+    from optuna.storages import GrpcStorageProxy
+
+    host, _, port = place.strip("/").rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError("a gRPC storage must be grpc://host:port", got=shown, do="Name host and port.")
+    proxy = GrpcStorageProxy(host=host, port=int(port))
+    proxy.wait_server_ready(timeout=10)
+    return proxy
+
+
+class FlockedJournal(JournalFileBackend):
+    """Optuna's journal file under a lock that dies with its holder, mended where a killed one tore the last line.
+
+    Optuna's own locks are files, which a killed process leaves behind: everybody waits half a minute for it then.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        super().__init__(str(file), _Flock(file.with_name(f".{file.name}.lock")))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add logs, each on a line of its own."""
+        with self._file.open("rb+") as file, FileLock(self._file.with_name(f".{self._file.name}.mend")):
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.truncate(self._file.read_bytes().rfind(b"\n") + 1)
+            super().append_logs(logs)
+
+
+class _Flock(BaseJournalFileLock):
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class Reaching:
+    """Calls a storage until it answers: waits, ever longer, while it is away.
+
+    Args:
+        address: for messages.
+        patience_seconds: after which it gives up.
+        between: called before every wait; what it raises ends it.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        address: str | None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        clock: Clock = time.monotonic,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.storage, self.patience_seconds, self.between = storage, patience_seconds, between
+        self.away_since: float | None = None
+        self._shown = "the journal file" if address is None else without_passwords(address)
+        self._clock = clock
+
+    def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The answer of one of the storage's methods.
+
+        Raises:
+            StorageError: it was away for too long. Whatever the method raises besides.
+        """
+        wait, start = FIRST_WAIT_SECONDS, self._clock()
+        while True:
+            try:
+                found = getattr(self.storage, method)(*args, **kwargs)
+            except Exception as error:
+                if not is_unreachable(error):
+                    raise
+                self.away_since = start if self.away_since is None else self.away_since
+                if self._clock() - start > self.patience_seconds:
+                    raise _unreachable(self._shown, error) from None
+                self.between()
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+            else:
+                self.away_since = None
+                return found
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether a storage's exception says that nobody answered, rather than that something was wrong."""
+    kinds = {kind.__module__.partition(".")[0] + "." + kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, StorageInternalError | ConnectionError | TimeoutError):
+        return True
+    if kinds & {"sqlalchemy.OperationalError", "sqlalchemy.InterfaceError", "sqlalchemy.TimeoutError"}:
+        return True
+    if getattr(error, "connection_invalidated", False):
+        return True
+    code = getattr(error, "code", None)
+    if "grpc.RpcError" in kinds and callable(code):
+        # The proxy says UNKNOWN where the database behind it is away.
+        return getattr(code(), "name", "") in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL"}
+    return False
+
+
+@contextmanager
+def short_patience(reaching: Reaching, seconds: float) -> Iterator[None]:
+    """Give up sooner, for what is not worth waiting for."""
+    before, reaching.patience_seconds = reaching.patience_seconds, min(seconds, reaching.patience_seconds)
+    try:
+        yield
+    finally:
+        reaching.patience_seconds = before
+
+
+def _unreachable(shown: str, error: Exception) -> StorageError:
+    reason = without_passwords(_first_line(error))
+    return StorageError(
+        "the storage must be reachable", got=f"{shown}: {reason}",
+        do="Start it again, then give the same command; what is finished is saved.",
+    )  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)

@@ -1,0 +1,23 @@
+"""Passwords in addresses: hidden wherever an address is shown or written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):[^\s/]*@")
+_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)[^&\s]+", re.IGNORECASE)
+
+
+def without_passwords(text: str) -> str:
+    """The text with *** in place of the password of every address in it.
+
+    >>> without_passwords("postgresql://me:secret@db/runs is down")
+    'postgresql://me:***@db/runs is down'
+    """
+    return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", text))
+
+
+def command_without_passwords(words: Sequence[str]) -> list[str]:
+    """`without_passwords` of every word."""
+    return [without_passwords(word) for word in words]
