@@ -96,8 +96,9 @@ def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Wat
     The second signal is not held back.
 
     Args:
-        alone: whether nobody else ends this process. torchrun does: it repeats a signal that all have got already, and
-            kills who takes too long, so there every signal is held back.
+        alone: whether nobody else ends this process. torchrun does: it sends SIGTERM as soon as another has ended, and
+            kills who takes too long, so there every signal is held back for good: the last word and the exit code
+            are this process's own.
         speaking: whether this process is the one that shows progress.
     """
     received = [0]
@@ -112,5 +113,6 @@ def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Wat
         with Display(Console(stderr=True)) if speaking else nullcontext(Silent()) as watcher:
             yield watcher, lambda: received[0]
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if alone:
+            for number, handler in before.items():
+                signal.signal(number, handler)

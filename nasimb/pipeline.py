@@ -253,6 +253,8 @@ def _for_training(config: RunConfig, ranks: Ranks) -> tuple[torch.device, Budget
     """This rank's device, the budget, and what all ranks hold together."""
     with ranks.alike():
         device, budget = choose_device(config.device, ranks), Budget.parse(config.budget)
+    if ranks.size > 1 and device.type == "cuda":
+        torch.cuda.set_device(device)  # or every process would hold memory of the first GPU besides
     own = held_by(device)
     holding = Holding(gpus=int(ranks.total(own.gpus)), threads=int(ranks.total(own.threads)))
     with ranks.alike():

@@ -153,11 +153,11 @@ def search(
     and the spend are left in the run folder.
     The same command again resumes an interrupted run.
     """
+    refuse_torchrun()
     from nasimb.config import load_config
     from nasimb.pipeline import run_search
     from nasimb.report.show import print_report
 
-    refuse_torchrun()
     options: dict[str, Any] = {
         "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
         "imbalance_factor": imbalance_factor, "profile": profile, "budget": budget, "space": space,
