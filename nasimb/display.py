@@ -113,6 +113,6 @@ def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Wat
         with Display(Console(stderr=True)) if speaking else nullcontext(Silent()) as watcher:
             yield watcher, lambda: received[0]
     finally:
-        if alone:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            # Python's own handlers go with the interpreter, before the process does; to ignore a signal stays.
+            signal.signal(number, handler if alone else signal.SIG_IGN)

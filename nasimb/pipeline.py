@@ -214,7 +214,7 @@ def train_supernet(
     """Train a super-network on `config.source` and leave it in `folder` for `nasimb search --supernet`; resumes.
 
     Args:
-        ranks: which of several processes this is, that train it together (`nasimb.supernet.ranks.joined`). The first
+        ranks: which of several processes this is, that train it together (`nasimb.supernet.joining.joined`). The first
             owns the folder and the ledger, which charges the devices of all; the others neither read nor write there.
 
     Returns:

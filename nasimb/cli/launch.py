@@ -29,7 +29,8 @@ def place_in_torchrun(environment: Mapping[str, str]) -> tuple[int, int, int] | 
 @contextmanager
 def ranks_of_torchrun() -> Iterator[Ranks]:
     """This process among those that torchrun started, once all have come; alone where it started none."""
-    from nasimb.supernet.ranks import ALONE, joined
+    from nasimb.supernet.joining import joined
+    from nasimb.supernet.ranks import ALONE
 
     place = place_in_torchrun(os.environ)
     if place is None:

@@ -48,7 +48,7 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """The sum of the ranks' tensors (on any device, of one shape), in place; the same bits on every rank."""
         if self.size > 1:
-            self._meet(lambda: dist.all_reduce(tensor))
+            self.meet(lambda: dist.all_reduce(tensor))
         return tensor
 
     def total(self, number: float) -> float:
@@ -59,7 +59,7 @@ class Ranks:
         """The highest of the ranks' numbers."""
         found = _number(number)
         if self.size > 1:
-            self._meet(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
+            self.meet(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
         return float(found)
 
     def number_from_first(self, number: float) -> float:
@@ -119,10 +119,15 @@ class Ranks:
 
     def _broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         if self.size > 1:
-            self._meet(lambda: dist.broadcast(tensor, source))
+            self.meet(lambda: dist.broadcast(tensor, source))
         return tensor
 
-    def _meet(self, meeting: Callable[[], object]) -> None:
+    def meet(self, meeting: Callable[[], object]) -> None:
+        """Call something of torch in which all ranks meet.
+
+        Raises:
+            LostRank: it failed; on the first rank, Elsewhere on the others.
+        """
         try:
             meeting()
         except RuntimeError as error:
@@ -136,25 +141,6 @@ class Ranks:
 
 ALONE = Ranks()
 """The only process there is."""
-
-
-@contextmanager
-def joined(rank: int, size: int, local: int) -> Iterator[Ranks]:
-    """Join the other processes that torchrun started; MASTER_ADDR and MASTER_PORT in the environment say where.
-
-    Tensors on the CPU meet through gloo, those on GPUs through nccl.
-
-    Raises:
-        LostRank: they cannot be reached.
-    """
-    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    ranks = Ranks(rank, size, local)
-    ranks._meet(
-        lambda: dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", rank=rank, world_size=size)
-    )
-    yield ranks
-    # Not after a failure: to leave in order would wait for those who never come.
-    dist.destroy_process_group()
 
 
 def micro_batches(num_images: int, accumulation: int, ranks: Ranks, *, together: bool) -> list[range]:
