@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import unquote
 
-_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):[^\s/]*@")
-_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)[^&\s]+", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):([^\s/]*)@")
+_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)([^&\s]+)", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:
@@ -16,6 +17,19 @@ def without_passwords(text: str) -> str:
     'postgresql://me:***@db/runs is down'
     """
     return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", text))
+
+
+def without_password_of(address: str, text: str) -> str:
+    """`without_passwords`, and the address's own password hidden wherever else the text has it.
+
+    >>> without_password_of("postgresql://me:secret@db/runs", "no entry for me with secret")
+    'no entry for me with ***'
+    """
+    text = without_passwords(text)
+    for password in (match[2] for kind in (_IN_ADDRESS, _IN_QUERY) for match in kind.finditer(address)):
+        for written in {password, unquote(password)} - {""}:
+            text = text.replace(written, "***")
+    return text
 
 
 def command_without_passwords(words: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from tiny_run import SPACE
 
 from nasimb.ledger import clock_seconds, kind_seconds, read_account
 from nasimb.supernet.checkpoint import load_supernet
-from nasimb.supernet.ranks import ALONE
+from nasimb.supernet.ranks import ONE_PROCESS
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_the_curve_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.Mo
     assert code == 0, errors
     first, last = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, options in {"common statistics": {}, "own statistics": {"accumulation": 2}}.items():
-        one: dict[str, Any] = two_ranks.curve(ALONE, **options)
+        one: dict[str, Any] = two_ranks.curve(ONE_PROCESS, **options)
         assert len(one["losses"]) == 24
         assert one["losses"][-6:].mean() < one["losses"][:6].mean() - 0.05
         for key, tensor in one.items():

@@ -30,11 +30,11 @@ def place_in_torchrun(environment: Mapping[str, str]) -> tuple[int, int, int] | 
 def ranks_of_torchrun() -> Iterator[Ranks]:
     """This process among those that torchrun started, once all have come; alone where it started none."""
     from nasimb.supernet.joining import joined
-    from nasimb.supernet.ranks import ALONE
+    from nasimb.supernet.ranks import ONE_PROCESS
 
     place = place_in_torchrun(os.environ)
     if place is None:
-        yield ALONE
+        yield ONE_PROCESS
         return
     with joined(*place) as ranks:
         yield ranks
@@ -53,7 +53,7 @@ def refuse_torchrun() -> None:
     refusal = InputError(
         "torchrun trains super-networks, and a search is not several processes in step",
         got=f"a search started {size} times",
-        do="Run `torchrun ... -m nasimb supernet train ... --out DIR` first, then `nasimb search --supernet DIR ...` "
-        "without torchrun.",
+        do="Run `torchrun ... -m nasimb supernet train ... --out DIR` first, then without torchrun `nasimb search "
+        "--supernet DIR --workers N ...`.",
     )
     raise refusal if rank == 0 else Elsewhere(str(refusal), exit_code=refusal.exit_code)

@@ -80,12 +80,12 @@ class Owner:
     Attributes:
         count: grows with every beat.
         state: "preparing", "open" (there is or will be work) or "over".
-        granted_seconds: for which each worker may hold its devices in all.
+        granted_seconds: for which each worker may hold its devices in all; None: as long as it likes.
     """
 
     count: int = 0
     state: str = PREPARING
-    granted_seconds: Mapping[str, float] = field(default_factory=dict)
+    granted_seconds: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class WorkQueue:

@@ -3,13 +3,13 @@
 | address | storage | for |
 |---|---|---|
 | none | RUN/work.journal, Optuna's journal file | processes on one host |
-| postgresql+psycopg://, mysql+pymysql://, sqlite:/// | Optuna's RDBStorage, as SQLAlchemy reads the address | several hosts |
+| postgresql+psycopg://..., mysql+pymysql://..., sqlite:///... | Optuna's RDBStorage | several hosts |
 | grpc://host:port | `nasimb storage serve`, Optuna's gRPC proxy | several hosts of which one alone sees the database |
 """
 
 from __future__ import annotations
 
-import os
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +19,13 @@ from typing import Any
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import event
 
 from nasimb.budget import Clock
 from nasimb.errors import InputError, WorkError
-from nasimb.secrets import without_passwords
+from nasimb.rundir import append_whole
+from nasimb.secrets import without_password_of, without_passwords
 
 EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "grpc": "grpc"}
 """Which of nasimb's extras brings a missing module."""
@@ -58,15 +60,21 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         raise InputError(f"{kind} needs a package", got=f"no module {error.name}", do=f"{what}.") from None
     except Exception as error:
         if not is_unreachable(error):
-            reason = without_passwords(_first_line(error))
+            reason = without_password_of(address, _first_line(error))
             raise InputError("the storage must open", got=f"{shown}: {reason}", do="Check the address.") from None
-        raise _unreachable(shown, error) from None
+        raise _unreachable(address, error) from None
 
 
 def _database(address: str) -> RDBStorage:
-    # A connection that the server closed meanwhile is replaced, instead of failing the first request after it.
-    options = {} if address.startswith("sqlite") else {"pool_pre_ping": True}
-    return RDBStorage(address, engine_kwargs=options)
+    if not address.startswith("sqlite"):
+        # A connection that the server closed meanwhile is replaced, instead of failing the first request after it.
+        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+    storage = RDBStorage(address)
+    # SQLite has no row locks, on which it rests that a unit is claimed once: every transaction locks the file at once.
+    event.listen(storage.engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    storage.engine.dispose()
+    return storage
 
 
 def _grpc(place: str, shown: str) -> BaseStorage:
@@ -87,30 +95,18 @@ class FlockedJournal(JournalFileBackend):
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        super().__init__(str(file), _Flock(file.with_name(f".{file.name}.lock")))
+        self._file, self._lock_file = file, FileLock(file.with_name(f".{file.name}.lock"))
+        super().__init__(str(file))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add logs, each on a line of its own."""
-        with self._file.open("rb+") as file, FileLock(self._file.with_name(f".{self._file.name}.mend")):
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read(1) != b"\n":
+        """Add logs, each on a line of its own; all of them are on the disk on return."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._lock_file:
+            data_end = self._file.stat().st_size
+            with self._file.open("rb+") as file:
+                if data_end and file.seek(data_end - 1) is not None and file.read(1) != b"\n":
                     file.truncate(self._file.read_bytes().rfind(b"\n") + 1)
-            super().append_logs(logs)
-
-
-class _Flock(BaseJournalFileLock):
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
+            append_whole(self._file, lines.encode())
 
 
 class Reaching:
@@ -133,7 +129,7 @@ class Reaching:
     ) -> None:
         self.storage, self.patience_seconds, self.between = storage, patience_seconds, between
         self.away_since: float | None = None
-        self._shown = "the journal file" if address is None else without_passwords(address)
+        self._address = address
         self._clock = clock
 
     def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +147,7 @@ class Reaching:
                     raise
                 self.away_since = start if self.away_since is None else self.away_since
                 if self._clock() - start > self.patience_seconds:
-                    raise _unreachable(self._shown, error) from None
+                    raise _unreachable(self._address, error) from None
                 self.between()
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
@@ -186,12 +182,13 @@ def short_patience(reaching: Reaching, seconds: float) -> Iterator[None]:
         reaching.patience_seconds = before
 
 
-def _unreachable(shown: str, error: Exception) -> StorageError:
-    reason = without_passwords(_first_line(error))
+def _unreachable(address: str | None, error: Exception) -> StorageError:
+    address = address or "the journal file"
     return StorageError(
-        "the storage must be reachable", got=f"{shown}: {reason}",
+        "the storage must be reachable",
+        got=f"{without_passwords(address)}: {without_password_of(address, _first_line(error))}",
         do="Start it again, then give the same command; what is finished is saved.",
-    )  # fmt: skip
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,10 +8,10 @@ has, and goes on exactly as it would have gone; a row that was written is never 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -21,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nasimb.errors import ResumeError, unknown_name
+from nasimb.search.draws import Draws
 from nasimb.search.journal import COMMITTED, BatchJournal, QueuelessStorage
 from nasimb.search.limits import CostOf, Limits
 from nasimb.search.samplers import SAMPLERS
@@ -35,8 +36,8 @@ RANDOM_EVERY = 4
 """Afterwards every fourth trial stays random: the baseline the search is compared with, and its exploration."""
 PATIENCE = 5
 """Proposals in a row that bought nothing (repeats, over a limit) before a fresh random one is drawn instead."""
-DRAWS = 2000
-"""Random draws in search of an unseen subnet within the limits before the space counts as exhausted."""
+KIND = "kind"
+"""Attribute of Optuna's trials that no sampler proposed: who did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,9 @@ class Study:
         self.scored = 0
         self.exhausted = False
         self._cost_of = cost_of
-        self._choices = _choices(question)
-        self._distributions = {name: CategoricalDistribution(values) for name, values in self._choices.items()}
+        self._draws = Draws(question.space, question.calibrations, question.limits, cost_of)
+        choices = self._draws.choices
+        self._distributions = {name: CategoricalDistribution(values) for name, values in choices.items()}
         self._tried: dict[Candidate, Trial] = {}
         self._seen: dict[Candidate, None] = {}  # a set in order
         self._repeats = 0
@@ -113,12 +115,16 @@ class Study:
         self._new: set[int] = set()
         self._journal = None if journal is None else BatchJournal(journal)
         self._optuna = _open(question, self._journal)
-        self._told = len(self._optuna.get_trials(deepcopy=False))
+        self._told = int(self._optuna.user_attrs.get(COMMITTED, 0))
         self._check_rows(trials)
         self._written = {trial.number: trial for trial in trials[self._told :]}
         for trial in trials[: self._told]:
             self._remember(trial)
             self._seen[trial.candidate] = None
+        for asked in self._optuna.get_trials(deepcopy=False)[self._told :]:
+            # Handed out to others before a kill.
+            kind = str(asked.user_attrs.get(KIND, "sampler"))
+            self._expect(asked.number, kind, self._draws.candidate(asked.params))
 
     def run(self, evaluate: Evaluate, may_start: MayStart, max_trials: int | None) -> Iterator[Trial]:
         """The trials of `batches`, one after another; each is to be written before the next is asked for."""
@@ -146,7 +152,7 @@ class Study:
                 self._close()
             if max_trials is not None and self.scored >= max_trials:
                 return
-            waiting = [p for p in self._batch if p.number in self._new and p.number >= len(self.trials)]
+            waiting = self._waiting()
             if not waiting:
                 continue
             group = waiting[: None if max_trials is None else max_trials - self.scored]
@@ -156,6 +162,37 @@ class Study:
             trials = list(evaluate(group))
             assert [trial.number for trial in trials] == [proposal.number for proposal in group]
             yield from self._answers({trial.number: trial for trial in trials}, max_trials)
+
+    def unclaimed(self, wanted: int, taken: Container[int]) -> list[Proposal]:
+        """Up to `wanted` proposals to be scored that nobody has taken, for a search that several processes share.
+
+        More are asked for as needed, before all asked for earlier are answered; they are in the journal when this
+        returns, so that after a kill they are not asked for again. Sets `exhausted` where nothing new is left.
+
+        Args:
+            taken: numbers of those that somebody is at, or has answered.
+        """
+        while True:
+            free = [p for p in self._waiting() if p.number not in taken]
+            asked = len(self._batch)
+            if len(free) < wanted and not self.exhausted:
+                self._ask()
+                self._commit()
+                self.exhausted = len(self._batch) == asked
+            if len(free) >= wanted or self.exhausted:
+                return free[:wanted]
+
+    def settle(self, results: dict[int, Trial]) -> Iterator[list[Trial]]:
+        """New rows in order, as far as they have no gap; the caller writes them before it goes on: then they are told.
+
+        Args:
+            results: trials by number, in whatever order they came; those that are rows now may be forgotten.
+        """
+        yield from self._answers(results, None)
+        self._close()
+
+    def _waiting(self) -> list[Proposal]:
+        return [p for p in self._batch if p.number in self._new and p.number >= len(self.trials)]
 
     def _answers(self, results: dict[int, Trial], max_trials: int | None) -> Iterator[list[Trial]]:
         """Rows of the batch from the first missing one up to the next that must be scored first."""
@@ -193,12 +230,19 @@ class Study:
         self._repeats = self._repeats + 1 if trial.state in (CACHED, INFEASIBLE) else 0
 
     def _close(self) -> None:
-        """Tell Optuna the batch, now that all its rows are written."""
-        for trial in self.trials[self._told :]:
+        """Tell Optuna what is answered, now that all its rows are written."""
+        rows = self.trials[self._told :]
+        if not rows:
+            return
+        for trial in rows:
             self._tell(trial)
             self._written.pop(trial.number, None)
+            self._new.discard(trial.number)
         self._told = len(self.trials)
-        self._batch = []
+        self._batch = self._batch[len(rows) :]
+        self._commit()
+
+    def _commit(self) -> None:
         if self._journal is not None:
             self._optuna.set_user_attr(COMMITTED, self._told)
             self._journal.commit()
@@ -216,26 +260,36 @@ class Study:
             self._optuna.tell(trial.number, state=state)
 
     def _ask(self) -> None:
-        """Propose the next batch; empty where nothing new is left to try."""
-        self._optuna.sampler = SAMPLERS[self.question.sampler](self._seed(), self._distributions)
-        self._new = set()
-        done, repeats = len(self._tried), self._repeats
-        tried = set(self._tried)
-        for number in range(self._told, _batch_end(self._told, self.question.batch_size)):
-            kind = self._due(done, repeats)
+        """Propose the next batch; nothing where nothing new is left to try."""
+        first = self._told + len(self._batch)
+        self._optuna.sampler = SAMPLERS[self.question.sampler](self._seed(first), self._distributions)
+        for number in range(first, _batch_end(first, self.question.batch_size)):
+            kind = self._due(len(self._tried) + len(self._pending()), self._repeated())
             candidate = self._propose(kind, number)
             if candidate is None:
                 break
-            macs, params = self._cost_of(candidate.subnet)
-            proposal = Proposal(number, kind, candidate, macs, params)
-            self._seen[candidate] = None
-            self._batch.append(proposal)
-            named = kind in ("smallest", "largest")
-            if candidate not in tried and (named or self.question.limits.exceeded(macs, params) is None):
-                self._new.add(number)
-                tried.add(candidate)
-            done, repeats = len(tried), 0 if number in self._new else repeats + 1
+            self._expect(number, kind, candidate)
         self._check_same()
+
+    def _expect(self, number: int, kind: str, candidate: Candidate) -> None:
+        """Add a proposal to the batch; it is new unless it repeats another or is over a limit."""
+        macs, params = self._cost_of(candidate.subnet)
+        if candidate not in self._tried and candidate not in self._pending():
+            named = kind in ("smallest", "largest")
+            if named or self.question.limits.exceeded(macs, params) is None:
+                self._new.add(number)
+        self._seen[candidate] = None
+        self._batch.append(Proposal(number, kind, candidate, macs, params))
+
+    def _pending(self) -> set[Candidate]:
+        """Candidates of the batch that will be scored."""
+        new = (asked.candidate for asked in self._batch if asked.number in self._new)
+        return {candidate for candidate in new if candidate not in self._tried}
+
+    def _repeated(self) -> int:
+        """Proposals in a row, up to the last of the batch, that bought nothing."""
+        since = list(takewhile(lambda asked: asked.number not in self._new, reversed(self._batch)))
+        return len(since) + (self._repeats if len(since) == len(self._batch) else 0)
 
     def _due(self, done: int, repeats: int) -> str:
         """Whose turn it is, after so many different candidates and so many proposals in a row that bought nothing."""
@@ -250,59 +304,22 @@ class Study:
         if kind == "sampler":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return self._candidate(self._optuna.ask(dict(self._distributions)).params)
+                return self._draws.candidate(self._optuna.ask(dict(self._distributions)).params)
         space, first = self.question.space, self.question.calibrations[0]
         if kind == "random":
-            candidate = self._unseen(number)
+            candidate = self._draws.unseen(np.random.default_rng([self.question.seed, number]), self._seen)
         else:
             candidate = Candidate(space.smallest() if kind == "smallest" else space.largest(), first)
         if candidate is not None:
-            parameters = self._parameters(candidate)
-            self._optuna.add_trial(
-                create_trial(state=TrialState.RUNNING, params=parameters, distributions=dict(self._distributions))
-            )
+            running = create_trial(
+                state=TrialState.RUNNING, params=self._draws.parameters(candidate), user_attrs={KIND: kind},
+                distributions=dict(self._distributions),
+            )  # fmt: skip
+            self._optuna.add_trial(running)
         return candidate
 
-    def _unseen(self, number: int) -> Candidate | None:
-        """A uniform draw among candidates within the limits that were not proposed before."""
-        rng = np.random.default_rng([self.question.seed, number])
-        for _ in range(DRAWS):
-            subnet = self.question.space.sample(rng)
-            policy = self.question.calibrations[rng.integers(len(self.question.calibrations))]
-            candidate = Candidate(subnet, policy)
-            if candidate not in self._seen and self._within(candidate):
-                return candidate
-        return self._neighbour(rng)
-
-    def _neighbour(self, rng: np.random.Generator) -> Candidate | None:
-        """One choice away from a candidate within the limits: where uniform draws find nothing, little is within.
-
-        Cost falls with every choice towards the smallest, so that whatever is within hangs together by such steps.
-        """
-        within = [candidate for candidate in self._seen if self._within(candidate)]
-        for position in rng.permutation(len(within)):
-            values = self._parameters(within[position])
-            steps = [(name, value) for name, options in self._choices.items() for value in options]
-            for step in rng.permutation(len(steps)):
-                name, value = steps[step]
-                candidate = self._candidate({**values, name: value})
-                if candidate not in self._seen and self._within(candidate):
-                    return candidate
-        return None
-
-    def _within(self, candidate: Candidate) -> bool:
-        return self.question.limits.exceeded(*self._cost_of(candidate.subnet)) is None
-
-    def _seed(self) -> int:
-        return int(np.random.SeedSequence([self.question.seed, self._told]).generate_state(1)[0])
-
-    def _candidate(self, parameters: dict[str, Any]) -> Candidate:
-        calibration = parameters.get("calibration", self.question.calibrations[0])
-        return Candidate(self.question.space.subnet(parameters), str(calibration))
-
-    def _parameters(self, candidate: Candidate) -> dict[str, Any]:
-        values = {**self.question.space.values(candidate.subnet), "calibration": candidate.calibration}
-        return {name: values[name] for name in self._choices}
+    def _seed(self, number: int) -> int:
+        return int(np.random.SeedSequence([self.question.seed, number]).generate_state(1)[0])
 
     def _check_rows(self, trials: Sequence[Trial]) -> None:
         """Raise ResumeError unless rows have the numbers 0, 1, ... and the journal has none that they lack."""
@@ -323,13 +340,6 @@ class Study:
                     got=f"{proposal.candidate} instead of {row.candidate} as trial {row.number}",
                     do="Install those of environment.json, or start a new run.",
                 )
-
-
-def _choices(question: Question) -> dict[str, tuple[Any, ...]]:
-    """Every choice in the order in which a network computes them: the calibration changes all that follows."""
-    several = len(question.calibrations) > 1
-    calibration: dict[str, tuple[Any, ...]] = {"calibration": question.calibrations} if several else {}
-    return {**calibration, **question.space.choices()}
 
 
 def _open(question: Question, journal: BatchJournal | None) -> optuna.Study:

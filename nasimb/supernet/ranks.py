@@ -1,7 +1,7 @@
 """Processes that train one super-network together, as a value: which of them this is, and how they add up and agree.
 
 They were started by torchrun, hold the same weights, and run the same lines. Every method of `Ranks` is a meeting: all
-ranks must come to the same ones in the same order, or those who came wait. `ALONE` meets nobody and costs nothing.
+ranks must come to the same ones in the same order, or those who came wait. `ONE_PROCESS` meets nobody, at no cost.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TypeVar
 
 import torch
@@ -133,13 +134,13 @@ class Ranks:
         except RuntimeError as error:
             lost = LostRank(
                 "every process of a training must live and be reached until its end",
-                got=" ".join(str(error).split()),
+                got=f"one that is gone ({shorten(str(error), 160)})",
                 do="Give the same command again to go on; torchrun --max-restarts 3 does so by itself.",
             )
             raise self.said_once(lost) from None
 
 
-ALONE = Ranks()
+ONE_PROCESS = Ranks()
 """The only process there is."""
 
 

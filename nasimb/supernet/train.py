@@ -37,7 +37,7 @@ from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 from nasimb.supernet.precision import Precision, faster_precision
-from nasimb.supernet.ranks import ALONE, Ranks, micro_batches
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks, micro_batches
 from nasimb.supernet.recipe import Recipe as Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
 
@@ -70,7 +70,7 @@ class Training:
 
     def __init__(
         self, supernet: Supernet, source: ImageSet, recipe: Recipe, *, seed: int, device: torch.device, flip: bool,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:  # fmt: skip
         self.supernet = supernet.to(device).train().requires_grad_(True)
         self.source, self.recipe, self.seed, self.device, self.flip = source, recipe, seed, device, flip

@@ -8,7 +8,7 @@ import pytest
 
 from nasimb.cli import main
 from nasimb.cli.launch import place_in_torchrun, ranks_of_torchrun
-from nasimb.supernet.ranks import ALONE
+from nasimb.supernet.ranks import ONE_PROCESS
 
 TOLD = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 
@@ -31,7 +31,7 @@ def test_outside_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     for name in TOLD:
         monkeypatch.delenv(name, raising=False)
     with ranks_of_torchrun() as ranks:
-        assert ranks is ALONE
+        assert ranks is ONE_PROCESS
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])

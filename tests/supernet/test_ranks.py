@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasimb.errors import Elsewhere, InputError
-from nasimb.supernet.ranks import ALONE, Ranks, micro_batches
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks, micro_batches
 from nasimb.supernet.train import Training
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
         torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance, msg=f"{name}: {found[name]}")
 
 
-ONE_PROCESS = {
+OF_ONE = {
     "own statistics": {"steps": 4, "batch_size": 13, "ema_decay": 0.5, "accumulation": 2},
     "own statistics, accumulated": {"steps": 4, "batch_size": 13, "accumulation": 4},
     "common statistics": {"steps": 4, "batch_size": 13},
@@ -63,19 +63,19 @@ ONE_PROCESS = {
 """What one process must be asked to follow the same curve."""
 
 
-@pytest.mark.parametrize("scenario", ONE_PROCESS)
+@pytest.mark.parametrize("scenario", OF_ONE)
 def test_two_processes_follow_the_curve_of_one(together: list[dict[str, Any]], scenario: str) -> None:
     """Slices of 7 and 6 images: each counts by its images."""
-    assert_same(together[0][scenario], two_ranks.curve(ALONE, **ONE_PROCESS[scenario]))
+    assert_same(together[0][scenario], two_ranks.curve(ONE_PROCESS, **OF_ONE[scenario]))
 
 
 def test_with_statistics_of_their_own_two_processes_are_not_one(together: list[dict[str, Any]]) -> None:
     """The equalities above would see it."""
-    found, one = together[0]["own statistics"], two_ranks.curve(ALONE, steps=4, batch_size=13)
+    found, one = together[0]["own statistics"], two_ranks.curve(ONE_PROCESS, steps=4, batch_size=13)
     assert float((found["losses"] - one["losses"]).abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("scenario", [*ONE_PROCESS, "common statistics in bfloat16", "shared"])
+@pytest.mark.parametrize("scenario", [*OF_ONE, "common statistics in bfloat16", "shared"])
 def test_all_ranks_end_with_the_same_bits(together: list[dict[str, Any]], scenario: str) -> None:
     first, last = (found[scenario] for found in together)
     assert first.keys() == last.keys()
@@ -83,18 +83,18 @@ def test_all_ranks_end_with_the_same_bits(together: list[dict[str, Any]], scenar
 
 
 def test_half_precision_stays_near(together: list[dict[str, Any]]) -> None:
-    one = two_ranks.curve(ALONE, steps=2, precision="bfloat16")
+    one = two_ranks.curve(ONE_PROCESS, steps=2, precision="bfloat16")
     assert_same(together[0]["common statistics in bfloat16"], one, tolerance=2e-2)
 
 
 def test_ranks_go_on_from_the_state_of_the_first(together: list[dict[str, Any]]) -> None:
-    alone = two_ranks.new_training(ALONE, ema_decay=0.9, accumulation=2)
+    alone = two_ranks.new_training(ONE_PROCESS, ema_decay=0.9, accumulation=2)
     for progress in (0.1, 0.1, 0.5):
         alone.step(progress)
     found = together[1]["shared"]
     assert found["steps"] == 2
     # The first two steps were those of a process alone, whose statistics were its own.
-    moved = two_ranks.new_training(ALONE, ema_decay=0.9)
+    moved = two_ranks.new_training(ONE_PROCESS, ema_decay=0.9)
     for progress in (0.1, 0.1):
         moved.step(progress)
     alone._take(*moved._state(), Path("there"))
@@ -107,7 +107,7 @@ def test_ranks_go_on_from_the_state_of_the_first(together: list[dict[str, Any]])
 
 def test_every_norm_is_that_of_the_whole_batch(together: list[dict[str, Any]]) -> None:
     """Outputs and gradients, against torch's own kernel over all images."""
-    whole = two_ranks.normalised(ALONE)
+    whole = two_ranks.normalised(ONE_PROCESS)
     first, last = (found["normalised"] for found in together)
     for name in two_ranks.NORMS:
         for what in "yx":
@@ -150,11 +150,11 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all(together: list[dict[str
 def test_one_alone_meets_nobody() -> None:
     """No process group is there: every meeting is over at once, with what was brought."""
     value, tensors = {"a": (1, 2)}, {"t": torch.ones(2, requires_grad=True)}
-    assert ALONE.first
-    assert ALONE.from_first(value) is value
-    assert torch.equal(ALONE.tensors_from_first(tensors)["t"], torch.ones(2))
-    assert ALONE.total(3) == ALONE.highest(3) == ALONE.number_from_first(3) == 3
-    with pytest.raises(KeyError), ALONE.alike():
+    assert ONE_PROCESS.first
+    assert ONE_PROCESS.from_first(value) is value
+    assert torch.equal(ONE_PROCESS.tensors_from_first(tensors)["t"], torch.ones(2))
+    assert ONE_PROCESS.total(3) == ONE_PROCESS.highest(3) == ONE_PROCESS.number_from_first(3) == 3
+    with pytest.raises(KeyError), ONE_PROCESS.alike():
         raise KeyError
 
 

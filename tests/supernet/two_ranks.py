@@ -22,7 +22,7 @@ from nasimb.nn.moments import batch_moments, synchronised
 from nasimb.nn.norms import NORMS
 from nasimb.space import SearchSpace, Stage
 from nasimb.supernet import build_supernet
-from nasimb.supernet.ranks import ALONE, Ranks
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.recipe import Recipe
 from nasimb.supernet.train import Training
 
@@ -117,7 +117,7 @@ def not_finite(ranks: Ranks) -> Found:
 
 def shared(ranks: Ranks) -> Found:
     """Ranks that start from other weights, and of which the first has done two steps before, after `share`."""
-    current, alone = new_training(ranks, weights=ranks.rank, ema_decay=0.9), new_training(ALONE, ema_decay=0.9)
+    current, alone = new_training(ranks, weights=ranks.rank, ema_decay=0.9), new_training(ONE_PROCESS, ema_decay=0.9)
     if ranks.first:
         for _ in range(2):
             alone.step(0.1)

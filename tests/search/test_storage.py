@@ -1,0 +1,121 @@
+"""Addresses, secrets, a journal that outlives kills, and storages that are away for a while."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage, JournalStorage
+
+from nasimb.errors import InputError
+from nasimb.search.storage import FlockedJournal, Reaching, StorageError, open_storage
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("somewhere", "must be an address"),
+        ("grpc://nohost", "host:port"),
+        ("postgresql+psycopg9://me:geheim@db/x", "Check the address"),
+        ("nonsense://me:geheim@db/x", "Check the address"),
+    ],
+)
+def test_what_is_no_storage_is_a_sentence_without_the_password(tmp_path: Path, address: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        open_storage(address, tmp_path)
+    assert "geheim" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_an_unreachable_database_is_a_sentence_without_the_password(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StorageError, match="must be reachable") as refused:
+        open_storage(f"postgresql+psycopg://me:geheim@/x?host={tmp_path}", tmp_path)
+    assert "geheim" not in str(refused.value)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nasimb.search.storage import FlockedJournal
+journal = FlockedJournal(Path(sys.argv[1]))
+print("ready", flush=True)
+number = 0
+while True:
+    journal.append_logs([{"who": sys.argv[2], "number": number}])
+    number += 1
+"""
+
+
+def test_a_killed_writer_holds_nobody_up_and_loses_no_line_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "work.journal"
+    for turn in range(5):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(file), str(turn)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        start = time.monotonic()
+        FlockedJournal(file).append_logs([{"who": "test", "number": turn}])
+        assert time.monotonic() - start < 2
+    logs = list(FlockedJournal(file).read_logs(0))
+    assert [log["number"] for log in logs if log["who"] == "test"] == list(range(5))
+
+
+def test_a_torn_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "work.journal"
+    journal = FlockedJournal(file)
+    journal.append_logs([{"number": 1}])
+    with file.open("a") as torn:
+        torn.write('{"number": 2')
+    journal.append_logs([{"number": 3}])
+    assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [1, 3]
+
+
+def test_the_default_is_the_run_folders_journal(tmp_path: Path) -> None:
+    assert isinstance(open_storage(None, tmp_path), JournalStorage)
+    assert (tmp_path / "work.journal").exists()
+
+
+class Away(InMemoryStorage):
+    """Answers nothing until it is there again."""
+
+    there = False
+
+    def get_all_studies(self) -> Any:
+        if not self.there:
+            raise StorageInternalError("server closed the connection to me:geheim@db")
+        return super().get_all_studies()
+
+
+def test_a_storage_that_is_away_is_waited_for() -> None:
+    storage = Away()
+    reaching = Reaching(storage, None)
+    threading.Timer(0.4, lambda: setattr(storage, "there", True)).start()
+    assert reaching("get_all_studies") == []
+    assert reaching.away_since is None
+
+
+def test_patience_ends_in_a_sentence() -> None:
+    reaching = Reaching(Away(), "postgresql://me:geheim@db/x", patience_seconds=0.2)
+    with pytest.raises(StorageError, match="postgresql://me:\\*\\*\\*@db/x") as refused:
+        reaching("get_all_studies")
+    assert "geheim" not in str(refused.value)
+
+
+def test_a_signal_ends_the_waiting() -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Reaching(Away(), None, between=stop)("get_all_studies")
