@@ -143,11 +143,8 @@ def test_what_is_wrong_is_said_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert (code, out) == (1, "")  # torchrun's own code
     (said,) = said_by_nasimb(errors)
     assert "the budget must buy a trained super-network; got 2cpu-s, that is 1 s here" in said
-    assert not (tmp_path / "net").exists()
-    code, out, errors = ended(start([*TORCHRUN, *train_words(tmp_path, "--set", "batchsize=3")]))
-    assert (code, out) == (1, "")
-    assert len(said_by_nasimb(errors)) == 1
     assert errors.count("exitcode  : 2") == 2
+    assert not (tmp_path / "net").exists()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
