@@ -270,8 +270,7 @@ def train_supernet(
         checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
         held.enter_context(ledger.beating())
         with _refusing(session, checked=checked or not ranks.first), ledger.phase("prepare"):
-            with ranks.alike():
-                ground = assemble.load_source(config, device)
+            ground = _load_source(config, device, ranks)
             _check_common(ranks, config, ground)
             if not checked:
                 assemble.check_training_budget(session, config, ground, ranks)
@@ -298,6 +297,16 @@ def _for_training(config: RunConfig, ranks: Ranks) -> tuple[torch.device, Budget
         if budget.limit_seconds(holding) is None:
             raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
     return device, budget, holding
+
+
+def _load_source(config: RunConfig, device: torch.device, ranks: Ranks) -> assemble.Ground:
+    """The images on every rank; what is to be downloaded, one of each machine fetches before the others look."""
+    ground = None
+    with ranks.alike():
+        if ranks.local == 0 or not config.download:
+            ground = assemble.load_source(config, device)
+    with ranks.alike():
+        return ground or assemble.load_source(config, device)
 
 
 def _check_common(ranks: Ranks, config: RunConfig, ground: assemble.Ground) -> None:
