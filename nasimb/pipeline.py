@@ -25,6 +25,7 @@ from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
+from nasimb.search.failures import memory_sentences
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 
@@ -54,8 +55,8 @@ def run_search(
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     budget.limit_seconds(held_by(device))  # refused before a folder is made
-    with run.claimed():
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
+    with run.claimed(), memory_sentences():
+        run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
@@ -95,8 +96,7 @@ def run_search(
                 "notes": list(ground.task.notes),
                 "provenance": provenance,
             }
-            run.write_json("result.json", result)
-            return result
+            return run.write_json("result.json", result)
 
 
 def held_by(device: torch.device) -> Holding:
@@ -120,9 +120,11 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
             for note in ground.task.notes:
                 session.watcher.say(note)
             assemble.check_budget(session, config, ground)
+            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
             session.run.write_json("splits.json", _splits(ground))
         else:
             _check_unchanged(session, ground)
+            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -220,8 +222,8 @@ def train_supernet(
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     if budget.limit_seconds(held_by(device)) is None:
         raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
-    with run.claimed():
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
+    with run.claimed(), memory_sentences():
+        run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
         session = _session(run, budget, device, clock, watcher, stop)
         checked = run.read_json("splits.json") is not None
         with session.ledger.beating():
@@ -229,6 +231,8 @@ def train_supernet(
                 ground = assemble.load_source(config, device)
                 if not checked:
                     assemble.check_training_budget(session, config, ground)
+                assemble.check_disk(session, config, ground, trained_in=folder)
+                if not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
             with session.ledger.phase("supernet"):
                 return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info

@@ -13,6 +13,7 @@ from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
+from nasimb.durable import NO_SPACE, disk_full
 from nasimb.errors import NasimbError
 
 app = typer.Typer(
@@ -61,6 +62,8 @@ def main() -> None:
     except USAGE_ERROR as error:
         _show_usage_error(error)
     except OSError as error:
+        if error.errno in NO_SPACE:
+            _fail(str(disk_full(error.filename or "a file", error)), 1)
         rule = f"files must be readable and writable; got {error}."
         _fail(f"{rule} Mend that, and give the same command again to go on.", 1)
     else:

@@ -8,8 +8,9 @@ from itertools import islice, takewhile
 from nasimb.errors import WorkError
 from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.search.candidate import Scoring
+from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import Kept, evaluate_batch
-from nasimb.search.predict import LATEST, MARGIN, fitting
+from nasimb.search.predict import LATEST, MARGIN, fitting, predicted_seconds
 from nasimb.search.screening import Screen, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
@@ -44,7 +45,7 @@ def search(
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
     before = trials_of(session.run)
-    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
+    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before, warn=session.watcher.say)
     screen = scoring.screen
     keep_back = reserve_seconds(len(before) + STEADY)
     started_with = session.ledger.remaining() - keep_back
@@ -66,10 +67,17 @@ def search(
         return 1 - (session.ledger.remaining() - keep_back) / max(started_with, 1e-9)
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        predicted = predicted_seconds([proposal.macs for proposal in proposals], _latest(study.trials))
+        reserve = reserve_seconds(study.scored)
+        check = overdue_check(session.clock, predicted, lambda: session.ledger.remaining() - reserve)
+
+        def between() -> None:
+            session.tick(phase, done(), detail)
+            check()
+
         return evaluate_batch(
-            scoring, proposals, study.trials, seed=question.seed, clock=session.clock, kept=kept,
-            between=lambda: session.tick(phase, done(), detail),
-        )  # fmt: skip
+            scoring, proposals, study.trials, seed=question.seed, clock=session.clock, kept=kept, between=between
+        )
 
     kept: Kept = {}
     order = ranked(study.trials, question.cost)

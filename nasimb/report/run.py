@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.ledger import clock_seconds, read_account
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
@@ -42,7 +42,7 @@ class Run:
             InputError: it is no run folder. ResumeError: a file of it is damaged.
         """
         folder = RunDir(path)
-        return cls(
+        found = cls(
             name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
@@ -50,6 +50,14 @@ class Run:
             spent_seconds=clock_seconds(read_account(folder.ledger)),
             trained=folder.read_json("supernet.json"),
         )
+        counted = 0 if found.result is None else sum(found.result["trials"].values())
+        if len(found.trials) < counted:
+            raise ResumeError(
+                f"{path / 'trials.csv'} must have the trials that result.json counts",
+                got=f"{len(found.trials)} of {counted}",
+                do="Restore it.",
+            )
+        return found
 
     def finished_result(self) -> dict[str, Any]:
         """The result of a finished run.

@@ -28,7 +28,7 @@ from torch import Tensor
 from nasimb.data.augment import augment
 from nasimb.data.base import ImageSet
 from nasimb.data.transfer import send
-from nasimb.errors import ResumeError, WorkError
+from nasimb.errors import NotFiniteError, ResumeError
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
@@ -85,7 +85,7 @@ class Training:
             The largest subnet's loss, a 0-d tensor on the device (no wait for the device is needed to go on).
 
         Raises:
-            WorkError: the loss is no longer finite (looked at every 50 steps).
+            NotFiniteError: the loss is no longer finite (looked at every 50 steps).
         """
         if self.precision is None:
             images = -(-self.recipe.batch_size // self.recipe.accumulation)
@@ -95,7 +95,7 @@ class Training:
         images_BCHW, labels_B = self._next_batch()
         loss = self._backward(images_BCHW, labels_B)
         if self.steps_done % STEPS_BETWEEN_CHECKS == 0 and not bool(torch.isfinite(loss)):
-            raise WorkError(
+            raise NotFiniteError(
                 "the training loss must stay finite",
                 got=f"{float(loss)} at step {self.steps_done}",
                 do="Lower learning_rate.",
