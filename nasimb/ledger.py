@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,9 +68,11 @@ class Ledger:
                 warn(found.repaired)
                 self._rewrite()
         self._charged: dict[str, float] = {}
+        self._totals = dict.fromkeys(KINDS, 0.0)
         for charge, seconds in self._account.items():
-            self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
+            self._count(charge, seconds)
         self._grants: dict[str, tuple[Holding, float]] = {}
+        self._aside = {"gpu": 0.0, "cpu": 0.0}
         self._phase: str | None = None
         self._since = 0.0
         self._lock = threading.RLock()
@@ -116,12 +118,17 @@ class Ledger:
             over.set()
             thread.join()
 
-    def charge(self, phase: str, worker: str, holding: Holding, seconds: float) -> None:
-        """Charge what another process has held."""
-        assert worker != MAIN
-        if seconds > 0:
-            with self._lock:
-                self._append(Charge(phase, worker, holding.gpus, holding.threads), seconds)
+    def charge(self, phase: str, held: Iterable[tuple[str, Holding, float]]) -> None:
+        """Charge what other processes have held: worker, devices, seconds; all with one write."""
+        with self._lock:
+            entries = [
+                (Charge(phase, worker, holding.gpus, holding.threads), seconds)
+                for worker, holding, seconds in held
+                if seconds > 0
+            ]
+            assert all(charge.worker != MAIN for charge, _ in entries)
+            if entries:
+                self._append(entries)
 
     def charged(self, worker: str) -> float:
         """Seconds charged to a worker so far, over all phases."""
@@ -141,19 +148,21 @@ class Ledger:
         """
         with self._lock:
             charged, before = self.charged(worker), self._grants.get(worker, (holding, 0.0))[1]
-            self._grants.pop(worker, None)
+            self.release(worker)
             for kind in ("gpu", "cpu"):
                 limit, rate = self._limits.get(kind), _rate(holding, kind)
                 if limit is not None and rate:
-                    kept = keep_seconds * _rate(self._own, kind) + self._outstanding(kind)
+                    kept = keep_seconds * _rate(self._own, kind) + self._aside[kind]
                     seconds = min(seconds, (limit - self.spent_of(kind) - kept) / rate)
             granted = max(before, charged + max(seconds, 0.0))
             self._grants[worker] = (holding, granted)
+            self._set_aside(worker, 1)
             return granted
 
     def release(self, worker: str) -> None:
         """The worker is gone: what was granted to it and not used is there for others again."""
         with self._lock:
+            self._set_aside(worker, -1)
             self._grants.pop(worker, None)
 
     def spent(self, phase: str | None = None) -> float:
@@ -173,7 +182,7 @@ class Ledger:
         """Seconds of one kind in all, the running beat included: "wall", "gpu" or "cpu" (devices held x seconds)."""
         with self._lock:
             running = 0.0 if self._phase is None else (self._clock() - self._since) * _rate(self._holding, kind)
-            return running + kind_seconds(self._account, kind)
+            return running + self._totals[kind]
 
     def account(self) -> Account:
         """Seconds by phase, worker and devices held, up to the last line."""
@@ -207,27 +216,37 @@ class Ledger:
                 left = min(left, (limit - self.spent_of(kind) - kept) / rate)
         return left
 
-    def _outstanding(self, kind: str) -> float:
-        """Granted, and not used yet."""
-        return sum(
-            max(seconds - self.charged(worker), 0.0) * _rate(holding, kind)
-            for worker, (holding, seconds) in self._grants.items()
-        )
+    def _set_aside(self, worker: str, sign: int) -> None:
+        """Add to what is set aside, or take off it, what the worker was granted and has not used."""
+        holding, granted = self._grants.get(worker, (NOTHING, 0.0))
+        for kind in self._aside:
+            self._aside[kind] += sign * max(granted - self.charged(worker), 0.0) * _rate(holding, kind)
 
     def _write(self) -> None:
         assert self._phase is not None
         now = self._clock()
-        self._append(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), now - self._since)
+        self._append([(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), now - self._since)])
         self._since = now
 
-    def _append(self, charge: Charge, seconds: float) -> None:
+    def _append(self, entries: Sequence[tuple[Charge, float]]) -> None:
         if self._path is not None:
-            append_whole(self._path, line_of(charge, seconds, time.time()).encode())
-            self._lines += 1
-        self._account[charge] = self._account.get(charge, 0.0) + seconds
-        self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
+            at = time.time()
+            append_whole(self._path, "".join(line_of(charge, seconds, at) for charge, seconds in entries).encode())
+            self._lines += len(entries)
+        for charge, seconds in entries:
+            self._set_aside(charge.worker, -1)
+            self._count(charge, seconds)
+            self._account[charge] = self._account.get(charge, 0.0) + seconds
+            self._set_aside(charge.worker, 1)
         if self._path is not None:
             self._mark()
+
+    def _count(self, charge: Charge, seconds: float) -> None:
+        """Sums of the account, so that nobody adds it up anew."""
+        self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
+        for kind in KINDS:
+            if kind != "wall" or charge.worker == MAIN:
+                self._totals[kind] += seconds * _rate(Holding(charge.gpus, charge.threads), kind)
 
     def _mark(self) -> None:
         """After the line, never before: a mark that lacks the last line is as good as one that has it."""

@@ -127,7 +127,7 @@ def made(path: Path, beats: int = 8) -> Ledger:
         with ledger.phase(("supernet", "search")[beat % 2]):
             clock.now += 2
             ledger.beat()
-            ledger.charge("search", "w1", Holding(1, 4), 1.0)
+            ledger.charge("search", [("w1", Holding(1, 4), 1.0)])
     return ledger
 
 
@@ -163,7 +163,7 @@ def test_what_is_granted_is_nobody_elses() -> None:
     assert ledger.grant("a", Holding(2, 1), 20.0) == 20
     assert ledger.grant("b", Holding(1, 1), 100.0, keep_seconds=10) == 50  # 100 - 2 x 20 - 10
     assert ledger.grant("c", Holding(1, 1), 100.0, keep_seconds=10) == 0
-    ledger.charge("search", "a", Holding(2, 1), 15.0)
+    ledger.charge("search", [("a", Holding(2, 1), 15.0)])
     assert ledger.grant("a", Holding(2, 1), 20.0, keep_seconds=10) == 20  # nothing is left beyond the first grant
     ledger.release("b")
     assert ledger.grant("a", Holding(2, 1), 20.0, keep_seconds=10) == 35
@@ -180,7 +180,7 @@ def test_whatever_is_granted_and_used_the_sum_stays_within_the_budget(
     ledger = Ledger(None, FakeClock(), Budget.parse("100gpu-s"), Holding(1, 1))
     for worker, _, seconds, share in steps:
         granted = ledger.grant(worker, Holding(gpus[worker], 1), seconds, keep_seconds=keep)
-        ledger.charge("search", worker, Holding(gpus[worker], 1), share * (granted - ledger.charged(worker)))
+        ledger.charge("search", [(worker, Holding(gpus[worker], 1), share * (granted - ledger.charged(worker)))])
     assert ledger.spent_of("gpu") <= 100 - keep + 1e-6
 
 
@@ -238,7 +238,7 @@ def test_a_line_that_the_mark_does_not_know_yet_counts(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = made(path)
     before = (tmp_path / "ledger.mark").read_bytes()
-    ledger.charge("search", "w1", Holding(1, 4), 5.0)
+    ledger.charge("search", [("w1", Holding(1, 4), 5.0)])
     (tmp_path / "ledger.mark").write_bytes(before)  # killed between the line and the mark
     said: list[str] = []
     assert Ledger(path, FakeClock(), warn=said.append).charged("w1") == 13

@@ -1,0 +1,223 @@
+"""The owner's side of a search that several processes share: who works, what each has spent, and what is out.
+
+Workers draw on one balance. Each is granted its time in small steps ahead, out of what is left at that moment, and
+leaves when it has used them up: so the sum never exceeds the budget, whoever dies. A worker whose count of beats stands
+still on the owner's clock for a while is lost; its unit is taken back, and a late answer is refused by the storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+
+from nasimb.budget import NOTHING, Clock, Holding
+from nasimb.ledger import Ledger
+from nasimb.search.queue import OPEN, OVER, PREPARING, Beat, Owner, Unit, WorkQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often everybody is heard.
+
+    Attributes:
+        beat_seconds: between two beats of anybody: what a killed worker's spend may lack.
+        grace_seconds: without a beat, after which a worker is lost.
+        window_seconds: granted ahead: how long a worker goes on without hearing from the owner.
+    """
+
+    beat_seconds: float = 2.0
+    grace_seconds: float = 15.0
+    window_seconds: float = 20.0
+
+
+RHYTHM = Rhythm()
+RETURNED = "returned"
+"""In place of an answer: why a worker gives a unit back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a unit.
+
+    Attributes:
+        work: as it was put.
+        answer: None where there is none: then the work is to be done again.
+        worker: who had it.
+        lost: whether that worker is gone without a word, rather than having given the unit back.
+    """
+
+    work: Mapping[str, Any]
+    answer: Mapping[str, Any] | None
+    worker: str | None
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class _Heard:
+    count: int
+    at: float
+
+
+class Fleet:
+    """Hands out units, hears workers, charges them, and takes back what the lost ones had.
+
+    Args:
+        queue: the units.
+        ledger: pays.
+        clock: the owner's.
+        say: told who comes and goes.
+        phase: that workers are charged to.
+        rhythm: of everybody.
+    """
+
+    def __init__(
+        self, queue: WorkQueue, ledger: Ledger, clock: Clock, *, say: Callable[[str], None] = lambda line: None,
+        phase: str = "search", rhythm: Rhythm = RHYTHM,
+    ) -> None:  # fmt: skip
+        self.queue = queue
+        self._ledger, self._clock, self._say, self._phase, self._rhythm = ledger, clock, say, phase, rhythm
+        self._heard: dict[str, _Heard] = {}
+        self._beats: dict[str, Beat] = {}
+        self._alive: set[str] = set()
+        self._out: dict[int, Mapping[str, Any]] = {}
+        self._running: dict[int, float] = {}
+        self._waiting = 0
+        self._served_at = self._read_at = float("-inf")
+        self._count = queue.owner().count
+
+    @property
+    def holding(self) -> Holding:
+        """What all workers that are heard hold together."""
+        return sum((self._beats[name].holding for name in self._alive), NOTHING)
+
+    @property
+    def size(self) -> int:
+        """How many workers are heard."""
+        return len(self._alive)
+
+    @property
+    def out(self) -> int:
+        """Units that have not ended."""
+        return len(self._out)
+
+    @property
+    def waiting(self) -> int:
+        """Units out that nobody had claimed when they were last looked at."""
+        return self._waiting
+
+    def announce(self, state: str) -> None:
+        """Say where the run stands, between two `serve`s."""
+        self._count += 1
+        self.queue.announce(Owner(self._count, state, {}))
+
+    def serve(self, keep_seconds: float = 0.0) -> None:
+        """Hear, charge and grant; call it often: it acts once a beat.
+
+        Args:
+            keep_seconds: that must be left to the owner when the workers are done.
+        """
+        now = self._clock()
+        if now - self._served_at < self._rhythm.beat_seconds:
+            return
+        self.hear()
+        left = self._ledger.remaining(self.holding, keep_seconds=keep_seconds)
+        granted: dict[str, float | None] = {}
+        for name in sorted(self._alive):
+            if left == float("inf"):
+                granted[name] = None
+            else:
+                seconds = min(self._rhythm.window_seconds, max(left, 0.0))
+                holding = self._beats[name].holding
+                granted[name] = self._ledger.grant(name, holding, seconds, keep_seconds=keep_seconds)
+        self._count += 1
+        self.queue.announce(Owner(self._count, OPEN, granted))
+        self._served_at = now
+
+    def hear(self) -> None:
+        """Charge every worker what it says it has held, and note who is there."""
+        beats = self.queue.beats()
+        now = self._clock()
+        # While the storage was away, or this process busy, nobody could be heard: that is held against nobody.
+        deaf = now - self._read_at > self._rhythm.grace_seconds / 3
+        self._read_at = now
+        held = [(name, beat.holding, beat.held_seconds - self._ledger.charged(name)) for name, beat in beats.items()]
+        self._ledger.charge(self._phase, held)
+        for name, beat in beats.items():
+            heard = self._heard.get(name)
+            if heard is None or heard.count != beat.count or deaf:
+                self._heard[name] = _Heard(beat.count, now)
+            here = not beat.left and now - self._heard[name].at < self._rhythm.grace_seconds
+            if here and name not in self._alive:
+                self._say(f"{name} works with us ({beat.place}).")
+            elif not here and name in self._alive:
+                self._say(
+                    f"{name} has left."
+                    if beat.left
+                    else f"{name} is lost: not heard for {self._rhythm.grace_seconds:g} s."
+                )
+            (self._alive.add if here else self._alive.discard)(name)
+            if not here:
+                self._ledger.release(name)
+        self._beats = beats
+
+    def put(self, work: Mapping[str, Any]) -> None:
+        """Hand a unit out to whoever claims it first."""
+        self._out[self.queue.put(work)] = work
+        self._waiting += 1
+
+    def adopt(self) -> Iterator[Ended]:
+        """After a restart: units that ended before; those that did not are out again."""
+        for unit in self.queue.units():
+            if unit.state.is_finished():
+                if unit.answer is not None and RETURNED not in unit.answer:
+                    yield Ended(unit.work, unit.answer, unit.worker)
+            else:
+                self._out[unit.key] = unit.work
+
+    def collect(self) -> list[Ended]:
+        """What ended since the last call, with what is taken back from the lost."""
+        if not self._out:
+            self._waiting = 0
+            return []
+        found = list(self.queue.found(frozenset(self._out)))
+        self._waiting = len(self._out) - len(found)
+        ended = [one for unit in found if (one := self._ended(unit)) is not None]
+        return ended
+
+    def _ended(self, unit: Unit) -> Ended | None:
+        work = self._out[unit.key]
+        if not unit.state.is_finished():
+            if not self._is_lost(unit):
+                return None
+            if not self.queue.take_back(unit.key):
+                return None  # its answer was there first, and is found the next time
+            unit = Unit(unit.key, unit.work, TrialState.FAIL, unit.worker)
+        del self._out[unit.key]
+        self._running.pop(unit.key, None)
+        answer = unit.answer if unit.state == TrialState.COMPLETE else None
+        if answer is not None and RETURNED in answer:
+            self._say(f"{unit.worker} gave work back: {answer[RETURNED]}.")
+            return Ended(work, None, unit.worker)
+        return Ended(work, answer, unit.worker, lost=answer is None)
+
+    def _is_lost(self, unit: Unit) -> bool:
+        """Whether nobody is at a claimed unit: its worker is gone, or died before it could say its name."""
+        if unit.worker is not None and unit.worker in self._heard:
+            return unit.worker not in self._alive
+        since = self._running.setdefault(unit.key, self._clock())
+        return self._clock() - since > self._rhythm.grace_seconds
+
+    def close(self) -> None:
+        """Tell everybody that the work is over; what nobody has claimed is taken back."""
+        for key in list(self._out):
+            self.queue.take_back(key)
+        self._out.clear()
+        self._count += 1
+        self.queue.announce(Owner(self._count, OVER, {}))
+        self.hear()
+
+
+__all__ = ["OPEN", "OVER", "PREPARING", "Ended", "Fleet"]
