@@ -87,6 +87,7 @@ class Study:
         cost_of: exact cost of a subnet, head included.
         journal: Optuna's journal file, continued if there; None keeps the study in memory.
         trials: rows of the run so far, in order.
+        shared: whether several processes share the search, so that its rows are not those of whole batches.
         warn: told where the journal was damaged, and is written anew from the rows.
 
     Attributes:
@@ -100,7 +101,7 @@ class Study:
 
     def __init__(
         self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: Sequence[Trial] = (),
-        warn: Callable[[str], None] = lambda line: None,
+        shared: bool = False, warn: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         if question.sampler not in SAMPLERS:
             raise unknown_name("the sampler", question.sampler, SAMPLERS)
@@ -116,9 +117,9 @@ class Study:
             self._optuna = _open(question, None)
             self._load(trials)
         else:
-            self._restore(journal, trials, warn)
+            self._restore(journal, trials, shared, warn)
 
-    def _restore(self, file: Path, rows: Sequence[Trial], warn: Callable[[str], None]) -> None:
+    def _restore(self, file: Path, rows: Sequence[Trial], shared: bool, warn: Callable[[str], None]) -> None:
         """Go on with the journal, or with one made from the rows where it is damaged."""
         told = [self._told_as(row, rows) for row in rows]
         batch_end, open_study = partial(_batch_end, size=self.question.batch_size), partial(_open, self.question)
@@ -128,15 +129,9 @@ class Study:
             self._load(rows)
             return
         whole = 0 if self.question.sampler in REMEMBERING else whole_batches(len(rows), batch_end)
-        self._journal, self._optuna = rewritten(file, told[:whole], dict(self._distributions), open_study)
+        told = told if shared else told[:whole]
+        self._journal, self._optuna = rewritten(file, told, dict(self._distributions), open_study)
         self._load(rows)
-        try:
-            if self._written:
-                self._ask()
-        except ResumeError:
-            # They are not of such batches: several processes shared this search.
-            self._journal, self._optuna = rewritten(file, told, dict(self._distributions), open_study)
-            self._load(rows)
 
     def _load(self, rows: Sequence[Trial]) -> None:
         """From the study as it is opened, and the rows."""
@@ -280,7 +275,10 @@ class Study:
 
     def _tell(self, trial: Trial) -> None:
         told = self._told_as(trial, self.trials)
-        self._optuna.tell(trial.number, told.values, state=None if told.values is not None else told.state)
+        if told.values is not None:
+            self._optuna.tell(trial.number, told.values)
+        else:
+            self._optuna.tell(trial.number, state=told.state)
 
     def _told_as(self, trial: Trial, rows: Sequence[Trial]) -> Told:
         """What Optuna is told of a row."""

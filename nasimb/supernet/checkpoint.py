@@ -36,17 +36,16 @@ def save_supernet(supernet: Supernet, folder: Path, info: dict[str, Any]) -> Non
     Args:
         info: anything JSON can hold, given back by `load_supernet`: classes, recipe, steps, provenance.
     """
-    description = {
+    description = seal.sealed({
         "schema": SCHEMA,
         "space": supernet.space.model_dump(mode="json"),
         "in_channels": supernet.in_channels,
         "num_classes": supernet.num_classes,
         "info": info,
-    }
-    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    })  # fmt: skip
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     write_tensors(folder / WEIGHTS, supernet.state_dict(), {DESCRIPTION: text})
-    whole = json.dumps(seal.sealed(description), indent=2, ensure_ascii=False) + "\n"
-    replace_whole(folder / DESCRIPTION, whole.encode())
+    replace_whole(folder / DESCRIPTION, text.encode())
 
 
 def load_supernet(folder: Path) -> tuple[Supernet, dict[str, Any]]:
