@@ -15,10 +15,13 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Gives the path of a new file; when the block ends it is on the disk in the place of `path`.
 
     Where the block or the disk fails, `path` stays as it was and the new file is removed.
+
+    Args:
+        flush: whether it must outlast a power cut from then on.
 
     Raises:
         DiskFullError: there is no space. OSError: something else is wrong with the disk.
@@ -27,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with _told_if_full(path):
             yield part
-            _flush(part)
+            if flush:
+                _flush(part)
             part.replace(path)
     except BaseException:
         with suppress(OSError):
