@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from nasimb.errors import BudgetError
 
@@ -69,7 +70,7 @@ class Budget:
         1800.0
         """
         limits: dict[str, float] = {}
-        for part in re.split(r"[,\s]+", text.strip()):
+        for part in _parts(text):
             kind, amount = _parse_limit(part, text)
             if kind in limits:
                 raise BudgetError("a budget may limit each kind once", got=repr(text), do=f"Keep one {kind} limit.")
@@ -105,6 +106,53 @@ class Budget:
             None if self.cpu_seconds is None else self.cpu_seconds / holding.threads,
         ]
         return min((limit for limit in limits if limit is not None), default=None)
+
+    def plus(self, added: str) -> Budget:
+        """This budget and more of the same: "8gpu-h" plus "+4gpu-h" is "12gpu-h".
+
+        Args:
+            added: one limit or several, each with its plus sign; seconds, minutes and hours of one kind add up.
+
+        Raises:
+            BudgetError: no plus sign, no such limit in this budget, or no budget at all.
+
+        >>> Budget.parse("30min,200trials").plus("+50trials").text
+        '30min,250trials'
+        """
+        parts = {_parse_limit(part, self.text)[0]: part for part in _parts(self.text)}
+        example = f"Type for example +{next(iter(parts.values()))}, which doubles it."
+        for more in _parts(added):
+            if not more.startswith("+"):
+                rule = f"what is added to a budget of {self.text} must begin with a plus sign"
+                raise BudgetError(rule, got=repr(more), do=example)
+            kind, _ = _parse_limit(more[1:], added)
+            if kind not in parts:
+                rule = f"a budget of {self.text} can only grow in its own unit"
+                raise BudgetError(rule, got=repr(more), do=example)
+            parts[kind] = _sum(parts[kind], more[1:])
+        return Budget.parse(",".join(parts.values()))
+
+
+def _parts(text: str) -> list[str]:
+    return re.split(r"[,\s]+", text.strip())
+
+
+def _sum(first: str, second: str) -> str:
+    """Two limits of one kind as one, exactly, in the finer of their units."""
+    amounts = [_number_and_unit(part) for part in (first, second)]
+    finer = min((unit for _, unit in amounts), key=lambda unit: _UNITS[unit][1])
+    total = Decimal(0)
+    for number, unit in amounts:
+        total += Decimal(number) * Decimal(_UNITS[unit][1]) / Decimal(_UNITS[finer][1])
+    text = format(total, "f")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + finer
+
+
+def _number_and_unit(part: str) -> tuple[str, str]:
+    match = re.fullmatch(r"([\d.]+)\s*([a-zA-Z-]+)", part)
+    assert match is not None, part
+    unit = match[2].lower()
+    return match[1], "trials" if unit == "trial" else unit
 
 
 def _parse_limit(part: str, text: str) -> tuple[str, float]:

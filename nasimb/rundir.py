@@ -9,10 +9,15 @@ RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledg
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/study.journal     Optuna's journal
+RUN/exchange.json     name of the run in the storage where its processes meet
+RUN/work.journal      that storage, where no other is named
+RUN/workers/          what workers started with the search said
+RUN/answers/          what workers found while the storage was away
 RUN/refit/            large refits under way and done; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)
+RUN/extensions.json   what the run was given beyond its first budget (nasimb.extension), and what it had found before
 ```
 
 What is read is what was written, or it is refused with the file and what to do. A last line that a kill tore is cut off
@@ -41,12 +46,13 @@ from nasimb import seal
 from nasimb.durable import append_whole as append_whole
 from nasimb.durable import leftovers, replace_whole
 from nasimb.errors import InputError, ResumeError
+from nasimb.secrets import command_without_passwords
 from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
     "balanced_loss", "head", "setting", "tau", "macs", "params", "seconds", "device", "seed", "resolution", "depths",
-    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "failure", "reason",
+    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "worker", "attempt", "failure", "reason",
 )  # fmt: skip
 """Of trials.csv; a last one, `check`, is of the other cells."""
 
@@ -160,7 +166,8 @@ class RunDir:
 
     def discard(self) -> None:
         """Remove a run that was refused before it began, so that nothing of it stands in the way of the next."""
-        for name in ("environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "config.yaml"):
+        made = "environment.json", "splits.json", "probe.json", "ledger.jsonl", "ledger.mark", "extensions.json"
+        for name in (*made, "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
@@ -306,7 +313,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command": [Path(command[0]).name, *command[1:]] if command else [],
+        "command": [Path(command[0]).name, *command_without_passwords(command[1:])] if command else [],
         "commit": _commit(),
         "device": device,
         "machine": platform.machine(),
@@ -341,8 +348,8 @@ def _differences(
             yield f"{prefix}{key}", a, b
 
 
-def _cell(value: object) -> str:
-    """Lists as 1-2-3, floats with all their digits, None empty."""
+def cell_of(value: object) -> str:
+    """A value as a cell of trials.csv: lists as 1-2-3, floats with all their digits, None empty."""
     if value is None:
         return ""
     if isinstance(value, tuple | list):
@@ -351,7 +358,7 @@ def _cell(value: object) -> str:
 
 
 def _trial_line(row: Mapping[str, Any]) -> str:
-    return seal.sealed_row(_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]))
+    return seal.sealed_row(_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]))
 
 
 def _csv_line(cells: Sequence[str]) -> str:

@@ -173,8 +173,11 @@ class HeadWork:
         macs = [self.scoring.cost_of(space.sample(rng))[0] for _ in range(TYPICAL_SUBNETS)]
         return sum(macs) / len(macs) / self.scoring.cost_of(space.largest())[0]
 
-    def choose(self, trials: Sequence[Trial], limits: Limits) -> dict[str, Choice]:
+    def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
+
+        Args:
+            earlier: winners before the run was extended; they stand for election again, whatever was found since.
 
         Raises:
             WorkError: no trial within the limits has a score. Interrupted: as `Session.tick`.
@@ -190,6 +193,7 @@ class HeadWork:
         baselines = {kind: next((t for t in ranked if t.kind == kind), None) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
         finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None])
+        finalists += [trial for trial in within if trial.candidate in earlier and trial not in finalists]
         # A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
         found = {"winner": max((self._best(trial) for trial in tried), key=merit)}

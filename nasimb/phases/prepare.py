@@ -103,7 +103,7 @@ def check_affordable(
         raise BudgetError(
             f"the budget must buy {buys}",
             got=f"{budget}, that is {limit_seconds:.0f} s here",
-            do=f"Give at least {_round_up(smallest)} on this machine, or a smaller --space.",
+            do=f"Give at least {rounded_up(smallest)} on this machine, or a smaller --space.",
         )
 
 
@@ -134,10 +134,14 @@ def _seconds(work: Callable[[], object], clock: Clock, device: torch.device) -> 
     return sorted(taken)[1]
 
 
-def _round_up(seconds: float) -> str:
-    """A budget a little above, as one would type it."""
+def rounded_up(seconds: float, kind: str = "") -> str:
+    """A budget a little above, as one would type it.
+
+    Args:
+        kind: "" for time on the clock, "gpu-" or "cpu-".
+    """
     if seconds < 55:
-        return f"{5 * (int(seconds) // 5 + 1)}s"
+        return f"{5 * (int(seconds) // 5 + 1)}{kind}s"
     if seconds < 3300:
-        return f"{int(seconds) // 60 + 1}min"
-    return f"{int(seconds / 360 + 1) / 10:g}h"
+        return f"{int(seconds) // 60 + 1}{kind}min"
+    return f"{int(seconds / 360 + 1) / 10:g}{kind}h"

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from nasimb.data.base import ImageSet
 from nasimb.errors import DataError, InputError, Interrupted
+from nasimb.ledger import Ledger
 from nasimb.session import Session
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_supernet, write_tensors
 from nasimb.supernet.train import STATE_FILE, Training
 
+PHASE = "supernet"
 CALIBRATION_FILE = "calibration.safetensors"
 SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE = 10.0, 0.02
 """What a kill may cost, the smaller of both: the schedule goes on with the time that is lost, the weights do not."""
@@ -63,9 +65,14 @@ class Frozen:
             )
 
 
+def training_seconds(ledger: Ledger, planned_seconds: float) -> float:
+    """What training may take in all: as planned, unless other phases took more than was meant for them."""
+    return min(planned_seconds, ledger.remaining() + ledger.spent(PHASE))
+
+
 def train(
     session: Session, training: Training, folder: Path, *, seconds: float | None, steps: int, info: Mapping[str, Any],
-    source_images_BCHW: Tensor, phase: str = "supernet",
+    source_images_BCHW: Tensor, phase: str = PHASE,
 ) -> Frozen:  # fmt: skip
     """Train until the phase's share is spent (or for so many steps), then write the folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nasimb.errors import InputError, ResumeError
+from nasimb.extension import Extension, extensions
 from nasimb.ledger import clock_seconds, read_account
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
@@ -25,6 +27,7 @@ class Run:
         trials: every row of trials.csv as a value.
         spent_seconds: by phase.
         trained: what supernet.json says, where the folder is that of a finished `nasimb supernet train`.
+        extensions: of its budget, in order.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Run:
     trials: list[Trial]
     spent_seconds: dict[str, float]
     trained: dict[str, Any] | None = None
+    extensions: Sequence[Extension] = ()
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -49,6 +53,7 @@ class Run:
             trials=trials_of(folder),
             spent_seconds=clock_seconds(read_account(folder.ledger)),
             trained=folder.read_json("supernet.json"),
+            extensions=extensions(folder),
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
         if len(found.trials) < counted:
@@ -69,9 +74,14 @@ class Run:
             raise InputError(
                 "a report needs a finished run",
                 got=f"{self.name}, which has no result.json yet",
-                do="Give the same search command again to finish it, or ask nasimb status.",
+                do=f"To finish it, {self.next_command}; or ask nasimb status.",
             )
         return self.result
+
+    @property
+    def next_command(self) -> str:
+        """How to go on with a run that is not finished, as a clause."""
+        return "type nasimb extend and its folder" if self.extensions else "give the same search command again"
 
     def trials_within_limits(self) -> list[Trial]:
         """The trials that keep the run's limits on cost: the largest subnet is scored as a baseline even over them."""

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nasimb.report.run import Run
-from nasimb.search.trial import FINISHED, SCREENED, pareto_set
+from nasimb.search.trial import FINISHED, SCREENED, Trial, pareto_set
 
 NAMES = {
     "winner": "winner",
@@ -35,8 +35,8 @@ def models(run: Run) -> pd.DataFrame:
                 "model": label,
                 "balanced accuracy": _with_interval(test, "balanced_accuracy"),
                 **{group: _with_interval(test, group) for group in GROUPS},
-                "MACs": _amount(cost["macs"]),
-                "params": _amount(cost["params"]),
+                "MACs": amount(cost["macs"]),
+                "params": amount(cost["params"]),
                 "ms/image": "" if cost["latency_seconds"] is None else f"{1000 * cost['latency_seconds']:.2f}",
                 "head": entry["head"],
                 "winner gains": _gain(entry.get("winner_gain"), "balanced_accuracy"),
@@ -54,17 +54,22 @@ def pareto(run: Run, most: int = 12) -> pd.DataFrame:
     front = pareto_set(run.trials_within_limits(), str(run.config["objective"]).partition(",")[2] or "macs")
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
+    return trials_table(front)
+
+
+def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a trial: score and few-shot recall in points, cost, subnet."""
     return pd.DataFrame(
         [
             {
                 "trial": trial.number,
                 "score": _points(trial.score),
                 "few": _points(trial.few),
-                "MACs": _amount(trial.macs),
-                "params": _amount(trial.params),
+                "MACs": amount(trial.macs),
+                "params": amount(trial.params),
                 "subnet": str(trial.candidate),
             }
-            for trial in front
+            for trial in trials
         ]
     )
 
@@ -91,8 +96,8 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
                 "run": run.name,
                 "balanced accuracy": _with_interval(winner["test"], "balanced_accuracy"),
                 **{group: _with_interval(winner["test"], group) for group in GROUPS},
-                "MACs": _amount(winner["cost"]["macs"]),
-                "params": _amount(winner["cost"]["params"]),
+                "MACs": amount(winner["cost"]["macs"]),
+                "params": amount(winner["cost"]["params"]),
                 "trials": _scored(run),
                 "seconds": f"{result['spend']['spent_seconds']:.0f}",
                 "seed": result["provenance"]["seed"],
@@ -153,7 +158,8 @@ def _points(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _amount(number: int) -> str:
+def amount(number: int) -> str:
+    """Three digits of a cost, with its unit: 1.23M."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

@@ -6,7 +6,7 @@ heads what they took. Scores are those that every candidate would get alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -17,16 +17,7 @@ from torch import Tensor
 from nasimb.budget import Clock
 from nasimb.data.base import ImageSet
 from nasimb.errors import OverdueError
-from nasimb.search.candidate import (
-    Features,
-    Ranking,
-    Scoring,
-    check_finite,
-    judge,
-    judge_part,
-    judge_stream,
-    sweep,
-)
+from nasimb.search.candidate import Features, Ranking, Scoring, check_finite, judge, judge_part, judge_stream, sweep
 from nasimb.search.failures import FAILURES, Problem, memory_errors
 from nasimb.search.screening import Screen
 from nasimb.search.study import Proposal
@@ -47,7 +38,7 @@ Score = Callable[[Scoring, Sequence[Item], Sequence[Trial]], list[Result]]
 def evaluate_batch(
     scoring: Scoring,
     proposals: Sequence[Proposal],
-    earlier: Sequence[Trial],
+    seen_kinds: Collection[str],
     *,
     seed: int,
     clock: Clock,
@@ -60,7 +51,7 @@ def evaluate_batch(
     What is done about each kind of failure stands in `nasimb.search.failures`.
 
     Args:
-        earlier: trials so far.
+        seen_kinds: `kinds_of` the trials so far.
         seed: of the study, for the record.
         kept: gets each screened candidate's features of the part, for `promote`.
         between: called between two units of work; what it raises ends the batch.
@@ -69,13 +60,18 @@ def evaluate_batch(
 
     def score(scoring: Scoring, some: Sequence[Proposal], so_far: Sequence[Trial]) -> list[Result]:
         batch = _Batch(scoring, some, clock, between)
-        trials = batch.trials([*earlier, *so_far], seed, held)
+        trials = batch.trials({*seen_kinds, *kinds_of(so_far)}, seed, held)
         return [(trial, batch.again(member)) for member, trial in enumerate(trials)]
 
     def give_up(proposal: Proposal, problem: Problem, seconds: float) -> Trial:
         return failed(proposal, problem, scoring, seed, seconds)
 
     return _scored(scoring, proposals, clock, score, give_up)
+
+
+def kinds_of(trials: Iterable[Trial]) -> set[str]:
+    """Kinds of which a trial was scored, or failed: after a kill between two rows the same must follow."""
+    return {trial.kind for trial in trials if trial.state != CACHED}
 
 
 def promote(
@@ -203,7 +199,7 @@ class _Batch:
     def _limit_bytes(self) -> float:
         return self.scoring.memory_mib * 2**20
 
-    def trials(self, earlier: Sequence[Trial], seed: int, kept: Kept) -> list[Trial]:
+    def trials(self, seen_kinds: Collection[str], seed: int, kept: Kept) -> list[Trial]:
         """Every member's trial."""
         members = range(len(self.proposals))
         screen = self.scoring.screen
@@ -218,7 +214,7 @@ class _Batch:
                     if ranking is not None:
                         first[member], parts[member] = ranking, features
                         kept[self.proposals[member].candidate] = features
-                at_once = [member for member in self._at_once(members, earlier) if member in first]
+                at_once = [member for member in self._at_once(members, seen_kinds) if member in first]
                 whole.update(self.judged(at_once, {member: parts[member] for member in at_once}))
         return [self.trial(member, first.get(member), whole.get(member), seed) for member in members]
 
@@ -315,10 +311,9 @@ class _Batch:
             return judge(self.scoring, features) if screen is None else judge_part(self.scoring, screen, features)
         return None
 
-    def _at_once(self, members: Sequence[int], earlier: Sequence[Trial]) -> list[int]:
+    def _at_once(self, members: Sequence[int], seen_kinds: Collection[str]) -> list[int]:
         """Members that see all images at once: the ends of the space, and the first random one."""
-        # A candidate that failed counts too: after a kill between two rows the same must follow.
-        missing = {"smallest", "largest", "random"} - {trial.kind for trial in earlier if trial.state != CACHED}
+        missing = {"smallest", "largest", "random"} - set(seen_kinds)
         chosen = []
         for member in members:
             kind = self.proposals[member].kind

@@ -7,7 +7,7 @@
 | timeout | OverdueError: twice what was predicted, into what other phases need (`search.deadline`) | what is not scored yet of the batch is given up | rows `failed` |
 | bad_data | ImageLostError: a file is unreadable that was readable before | the run ends (exit code 1), and goes on once the file is restored | no row; the spend is in the ledger |
 | preempted | Interrupted: SIGTERM, SIGINT, SIGUSR1 | the batch under way is dropped, the run goes on when it is started again | no row; the spend is in the ledger |
-| lost_worker | a worker whose lease ran out | its candidate is put once more | as its owner says |
+| lost_worker | a worker that is not heard any more | its candidates are put once more | row with `attempt` 2, or after a second loss `failed` |
 | other | any other WorkError | the candidate fails | row `failed` |
 | - | DiskFullError | the run ends (exit code 1): every file is as it was before, and the run goes on once there is space | no row; the spend up to the last beat |
 | - | StorageError | waited for, then the run ends with what is saved | no row; the spend is in the ledger |

@@ -87,7 +87,6 @@ class Study:
         cost_of: exact cost of a subnet, head included.
         journal: Optuna's journal file, continued if there; None keeps the study in memory.
         trials: rows of the run so far, in order.
-        shared: whether several processes share the search, so that its rows are not those of whole batches.
         warn: told where the journal was damaged, and is written anew from the rows.
 
     Attributes:
@@ -101,7 +100,7 @@ class Study:
 
     def __init__(
         self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: Sequence[Trial] = (),
-        shared: bool = False, warn: Callable[[str], None] = lambda line: None,
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         if question.sampler not in SAMPLERS:
             raise unknown_name("the sampler", question.sampler, SAMPLERS)
@@ -117,9 +116,9 @@ class Study:
             self._optuna = _open(question, None)
             self._load(trials)
         else:
-            self._restore(journal, trials, shared, warn)
+            self._restore(journal, trials, warn)
 
-    def _restore(self, file: Path, rows: Sequence[Trial], shared: bool, warn: Callable[[str], None]) -> None:
+    def _restore(self, file: Path, rows: Sequence[Trial], warn: Callable[[str], None]) -> None:
         """Go on with the journal, or with one made from the rows where it is damaged."""
         told = [self._told_as(row, rows) for row in rows]
         batch_end, open_study = partial(_batch_end, size=self.question.batch_size), partial(_open, self.question)
@@ -129,7 +128,8 @@ class Study:
             self._load(rows)
             return
         whole = 0 if self.question.sampler in REMEMBERING else whole_batches(len(rows), batch_end)
-        told = told if shared else told[:whole]
+        # Where several processes shared the search, its rows are not those of whole batches.
+        told = told if any(row.worker is not None for row in rows) else told[:whole]
         self._journal, self._optuna = rewritten(file, told, dict(self._distributions), open_study)
         self._load(rows)
 

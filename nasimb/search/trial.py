@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from nasimb.errors import ResumeError
-from nasimb.rundir import RunDir
+from nasimb.rundir import RunDir, cell_of
 from nasimb.space import Subnet
 
 FINISHED, SCREENED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "screened", "cached", "infeasible", "failed"
@@ -57,6 +57,8 @@ class Trial:
         macs, params: of one image through the subnet and its linear head.
         seconds: charged for it: its share of what its batch took.
         cached_from: number of the trial whose result (a failure too) this one repeats.
+        worker: the process that scored it; None for the owner of the run.
+        attempt: 1, or 2 where a worker was lost with it before.
         failure: what went wrong: why it failed; or, where it has a score, why that took a second attempt.
         reason: the same in a sentence where it failed, or why it is infeasible.
     """
@@ -82,6 +84,8 @@ class Trial:
     setting: float | None = None
     tau: float | None = None
     cached_from: int | None = None
+    worker: str | None = None
+    attempt: int = 1
     failure: Failure | None = None
     reason: str | None = None
 
@@ -93,6 +97,10 @@ class Trial:
         """The columns of trials.csv."""
         row = {name: getattr(self, name) for name in self.__slots__ if name != "candidate"}
         return {**row, **self.candidate.subnet.to_dict(), "calibration": self.candidate.calibration}
+
+    def to_cells(self) -> dict[str, str]:
+        """`to_row` as text, which `from_row` undoes."""
+        return {name: cell_of(value) for name, value in self.to_row().items()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Trial:
@@ -143,6 +151,8 @@ class Trial:
             setting=number("setting"),
             tau=number("tau"),
             cached_from=int(row["cached_from"]) if row["cached_from"] else None,
+            worker=row["worker"] or None,
+            attempt=int(row["attempt"]),
             failure=Failure(row["failure"]) if row["failure"] else None,
             reason=row["reason"] or None,
         )

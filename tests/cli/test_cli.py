@@ -10,62 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tiny_run import ASSIGNED, DATA, SPACE
+from answers import SEARCH, Command
+from tiny_run import ASSIGNED, DATA
 
 import nasimb
-from nasimb.cli import main
 
 ROOT = Path(__file__).parents[2]
 Pictures = Callable[..., Path]
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that says what is wrong."""
-        lines = [line for line in self.err.splitlines() if line.startswith("nasimb: ")]
-        assert len(lines) == 1, self.err
-        assert self.err.splitlines()[-1] == lines[0], "progress after the error"
-        return lines[0]
-
-
-Command = Callable[..., Answer]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `nasimb WORDS` in this process, in tmp_path, beside a tiny search space."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "space.yaml").write_text(SPACE)
-    values = {"data": DATA, "space": "space.yaml", "budget": "4trials", "device": "cpu"}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
-
-    def run(*words: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["nasimb", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        code = exit_.value.code
-        assert code is None or isinstance(code, int)
-        return Answer(code or 0, captured.out, captured.err)
-
-    return run
-
-
-SEARCH = ("search", "--config", "tiny.yaml", *(word for text in ASSIGNED for word in ("--set", text)))
 
 
 # Searching
@@ -415,7 +372,19 @@ def test_a_file_where_a_folder_should_be(command: Command, tmp_path: Path) -> No
 # Help, and a real process
 
 
-PAGES = ["", "search", "status", "report", "head", "data", "data inspect", "supernet", "supernet train"]
+PAGES = [
+    "",
+    "search",
+    "extend",
+    "status",
+    "report",
+    "pareto",
+    "head",
+    "data",
+    "data inspect",
+    "supernet",
+    "supernet train",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

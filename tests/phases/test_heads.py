@@ -19,7 +19,7 @@ from nasimb.phases.heads import FILE, MARGIN, MODELS, PLAIN, HeadWork
 from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
-from nasimb.search.trial import Candidate
+from nasimb.search.trial import Candidate, best_first
 
 Workshop = Callable[..., Any]
 ROLES = {"winner", "smallest", "largest", "largest_plain_head", "random"}
@@ -118,6 +118,23 @@ def test_time_left_goes_to_the_next_best_candidates(workshop: Workshop) -> None:
     trials = searched(shop, 6)
     shop.work.choose(trials, Limits())
     assert len({str(line["choices"][0]["subnet"]) for line in shop.run.read_lines(FILE)}) == 6
+
+
+def test_winners_of_before_an_extension_stand_for_election_again(workshop: Workshop) -> None:
+    shop = workshop("heads.count=1")
+    trials = searched(shop, 6)
+    shop.work.choose(trials, Limits())
+    ranked = [trial.candidate for trial in best_first(trials)]
+    baselines = {trial.candidate for trial in trials if trial.kind in ("smallest", "largest")}
+    former = next(candidate for candidate in ranked[1:] if candidate not in baselines)
+    shop.work._try(former, ["gda"], 0.0)
+    better = replace(shop.work._done[former, repr("gda")][0], value=2.0)
+    shop.work._done[former, repr("gda")] = [better]
+    assert shop.work.choose(trials, Limits())["winner"].candidate == ranked[0]
+    assert shop.work.choose(trials, Limits(), [former])["winner"] == better
+    macs = next(trial.macs for trial in trials if trial.candidate == former)
+    within = shop.work.choose(trials, Limits(max_macs=macs - 1), [former])
+    assert within["winner"].candidate != former, "not over the limits, though"
 
 
 def test_a_head_that_fails_is_said_and_the_others_go_on(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
