@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 
 from nasimb.errors import InputError, Interrupted
@@ -36,6 +38,7 @@ def serve_storage(
     failures: list[BaseException] = []
 
     def run() -> None:
+        warnings.simplefilter("ignore", ExperimentalWarning)  # a message for developers; the tests watch the interface
         try:
             run_grpc_proxy_server(storage, host=host, port=port)
         except BaseException as error:
