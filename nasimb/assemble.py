@@ -34,6 +34,7 @@ from nasimb.supernet.base import images_at_a_time
 from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.precision import Precision, faster_inference
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
 
@@ -126,7 +127,11 @@ def check_unchanged(run: RunDir, ground: Ground) -> None:
 
 
 def new_training(
-    config: RunConfig, ground: Ground, seconds: float | None, precision: Precision | None = None
+    config: RunConfig,
+    ground: Ground,
+    seconds: float | None,
+    precision: Precision | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Training:
     """A super-network with fresh weights, ready to be trained on the source.
 
@@ -144,7 +149,9 @@ def new_training(
     supernet = build_supernet(
         ground.space, source.channels, source.num_classes, mean_C, std_C, generator_for(config.seed, 0)
     )
-    return Training(supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip)
+    return Training(
+        supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip, ranks=ranks
+    )
 
 
 def frozen_supernet(
@@ -161,16 +168,30 @@ def frozen_supernet(
         return ground.ready
     if is_finished(folder):
         return load(folder, ground.device)
-    ledger, task = session.ledger, ground.task
     # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
-    limit_seconds = limit_seconds or ledger.limit_seconds
+    limit_seconds = limit_seconds or session.ledger.limit_seconds
     planned = None if limit_seconds is None else share * limit_seconds
-    seconds = None if planned is None else training_seconds(ledger, planned)
+    seconds = None if planned is None else training_seconds(session.ledger, planned)
+    return trained_supernet(session, config, ground, folder, planned, seconds)
+
+
+def trained_supernet(
+    session: Session, config: RunConfig, ground: Ground, folder: Path, planned_seconds: float | None,
+    seconds: float | None, ranks: Ranks = ONE_PROCESS,
+) -> Frozen:  # fmt: skip
+    """The super-network trained in `folder` now, by one process or several.
+
+    Args:
+        planned_seconds: that the recipe is made for; None where steps are counted.
+        seconds: that training may take in all.
+    """
+    task = ground.task
     info = {
         "classes": list(task.source.classes),
         "source": config.source or ("target" if task.source_is_target else str(config.data)),
         "source_fingerprint": task.source.fingerprint(),
         "seed": config.seed,
+        "processes": ranks.size,
     }
     images_BCHW = calibration_images(
         "source",
@@ -180,10 +201,11 @@ def frozen_supernet(
         device=torch.device("cpu"),
         limit=config.calibration_images,
     )
-    precision = (session.run.read_json(PROBE_FILE) or {}).get("precision")
+    probed = session.run.read_json(PROBE_FILE) if ranks.first else None
+    precision = ranks.from_first((probed or {}).get("precision"))
     return train(
         session,
-        new_training(config, ground, planned, precision),
+        new_training(config, ground, planned_seconds, precision, ranks),
         folder,
         seconds=seconds,
         steps=config.training_steps,
@@ -223,19 +245,21 @@ def load_trained(run: RunDir, device: torch.device) -> Frozen:
     return load(run.supernet, device)
 
 
-def check_training_budget(session: Session, config: RunConfig, ground: Ground) -> None:
-    """Refuse a time too short to train a super-network in; keeps what it measured.
+def check_training_budget(session: Session, config: RunConfig, ground: Ground, ranks: Ranks = ONE_PROCESS) -> None:
+    """Refuse a time too short to train a super-network in; the first rank keeps what it measured.
 
     Raises:
         BudgetError: names the smallest budget that works.
     """
     limit = session.ledger.limit_seconds
     assert limit is not None
-    training = new_training(config, ground, limit)
+    training = new_training(config, ground, limit, ranks=ranks)
     step_seconds = measure_step(training, session.clock, ground.device)
-    session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
-    found = Probe(step_seconds, 0.0, 0.0)
-    check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
+    with ranks.alike():
+        if ranks.first:
+            session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
+            found = Probe(step_seconds, 0.0, 0.0)
+            check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
 
 
 def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:

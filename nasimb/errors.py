@@ -74,6 +74,14 @@ class DiskFullError(NasimbError, OSError):
     """A disk, or what a quota leaves of it, is full (exit code 1): what was written before stays, the run goes on."""
 
 
+class Elsewhere(WorkError):
+    """Another process of the same training failed and says why; the command line adds nothing."""
+
+    def __init__(self, said: str, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("every process of a training must be able to go on", got=said, do="Mend that for all.")
+
+
 class Interrupted(NasimbError):
     """Stopped by a signal after saving (exit code 128 + signal number, 130 for Ctrl-C)."""
 

@@ -42,6 +42,7 @@ class Ledger:
     Attributes:
         limit_seconds: on the clock, for the owner alone; None: no time limit.
         own: what the owner usually holds.
+        resumed: whether the account was begun by an earlier process.
 
     Raises:
         BudgetError: the budget is in GPU time, and no GPU is held.
@@ -70,6 +71,8 @@ class Ledger:
             if found.repaired is not None:
                 warn(found.repaired)
                 self._rewrite()
+        self._before = clock_seconds(self._account)
+        self.resumed = bool(self._account)
         self._charged: dict[str, float] = {}
         self._totals = dict.fromkeys(KINDS, 0.0)
         for charge, seconds in self._account.items():
@@ -179,6 +182,10 @@ class Ledger:
         """Seconds on the clock so far, of one phase or in all, the running beat included."""
         with self._lock:
             return sum(seconds for name, seconds in self.by_phase().items() if phase in (None, name))
+
+    def since_opening(self, phase: str) -> float:
+        """Seconds on the clock that this process has charged to a phase."""
+        return self.spent(phase) - self._before.get(phase, 0.0)
 
     def by_phase(self) -> dict[str, float]:
         """Seconds on the clock of every phase so far, in order of first charge."""

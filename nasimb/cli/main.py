@@ -17,7 +17,7 @@ from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
 from nasimb.durable import NO_SPACE, disk_full
-from nasimb.errors import NasimbError
+from nasimb.errors import Elsewhere, NasimbError
 from nasimb.secrets import without_passwords
 
 app = typer.Typer(
@@ -63,6 +63,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(prog_name="nasimb", standalone_mode=False)
+    except Elsewhere as error:  # the process that failed has said it
+        sys.exit(error.exit_code)
     except NasimbError as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as done:

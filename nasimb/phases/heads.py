@@ -81,7 +81,7 @@ class HeadWork:
             self._done[choices[0].candidate, repr(line["unit"])] = choices
         self._calibrate_seconds, self._image_seconds = 0.0, 0.0
         self._fit_seconds: dict[str, float] = {}
-        self._most_seconds = 0.0
+        self._most_seconds = self._measured_seconds = 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
@@ -118,11 +118,12 @@ class HeadWork:
         """
         limit = self.session.ledger.limit_seconds
         reserve_seconds = 0.0 if limit is None else self.session.ledger.remaining() - MOST_FOR_HEADS / 2 * limit
-        heads = _distinct([PLAIN, *self.comparison.heads])
+        heads, start = _distinct([PLAIN, *self.comparison.heads]), self.session.clock()
         try:
             features = self._measure_features(candidate)
             for head in heads:
                 self._measure_fit(candidate, head, features[0])
+            self._measured_seconds = self.session.clock() - start
         except FAILURES as error:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
@@ -139,7 +140,12 @@ class HeadWork:
         features_seconds = self._calibrate_seconds + images * self._image_seconds
         fit_seconds = self.crops.count * max(self._fit_seconds.values(), default=0.0)
         work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
-        return MARGIN * work_seconds + START_SECONDS
+        return MARGIN * (work_seconds + self._once_more_seconds(work_seconds)) + START_SECONDS
+
+    def _once_more_seconds(self, work_seconds: float) -> float:
+        """Kept besides by a run that was stopped before: it may be stopped in its last phase too, and begin that anew."""
+        ledger = self.session.ledger
+        return ledger.since_opening("prepare") + self._measured_seconds + work_seconds if ledger.resumed else 0.0
 
     @property
     def _passed_again(self) -> int:

@@ -25,7 +25,8 @@ from nasimb.session import Session
 
 UNIT_SECONDS = 5.0
 """What candidates that travel together should take: short, for what a kill loses; long, for what a journey costs."""
-MOST_TOGETHER = 16
+AHEAD = 32
+"""Candidates that are out at a time, in all units: the more, the less a proposal knows of those before it."""
 POLL_SECONDS = 0.02
 ATTEMPTS = 2
 """A trial whose worker was lost is begun once more; it may be what killed the worker."""
@@ -121,7 +122,7 @@ class SharedSearch:
 
     def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
         hands = max(self.fleet.size + self._own_work, 1)
-        share = waiting[: max(1, min(MOST_TOGETHER, -(-len(waiting) // hands)))]
+        share = waiting[: max(1, min(AHEAD, -(-len(waiting) // hands)))]
         return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
 
     def close(self) -> None:
@@ -190,7 +191,7 @@ class SharedSearch:
     def _group(self) -> list[Proposal]:
         """The next candidates to be scored together; none where they would not fit into what is left."""
         scored = sum(trial.state in (FINISHED, SCREENED) for trial in self._results.values())
-        room = MOST_TOGETHER
+        room = max(2, AHEAD // max(self.fleet.size, 2))
         if self.max_trials is not None:
             room = min(room, self.max_trials - self.study.scored - scored - len(self._taken))
         if room <= 0:

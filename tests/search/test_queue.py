@@ -30,12 +30,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "nasimb", "storage", "serve", "--file", str(file), "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said = process.stderr.readline() + process.stderr.readline()
+    said = "".join(process.stderr.readline() for _ in range(2))
     assert f"grpc://127.0.0.1:{port}" in said
     assert "Only processes on this machine" in said
     yield f"grpc://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(10) == 143
+    assert process.wait(10) == 0
 
 
 @pytest.fixture(params=["memory", "journal", "sqlite", "postgresql", "grpc"])
