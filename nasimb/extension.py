@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import yaml
-
 from nasimb.errors import ResumeError
 from nasimb.rundir import RunDir
 
@@ -71,8 +69,7 @@ def settle(run: RunDir) -> None:
         return
     budget, config = made[-1].budget, run.config()
     if config["budget"] != budget:
-        text = yaml.safe_dump({**config, "budget": budget}, sort_keys=False, allow_unicode=True)
-        run.write_text("config.yaml", text)
+        run.write_config({**config, "budget": budget})
     result = run.read_json(RESULT)
     if result is not None and result["spend"]["limit"] != budget:
         number = len(earlier_results(run)) + 1

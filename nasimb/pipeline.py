@@ -27,6 +27,7 @@ from nasimb.phases.sharing import ALONE, Exchange, Sharing
 from nasimb.phases.supernet import is_finished, load
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
+from nasimb.search.failures import memory_sentences
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 from nasimb.space import Subnet
@@ -60,9 +61,9 @@ def run_search(
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     budget.limit_seconds(held_by(device))  # refused before a folder is made
-    with run.claimed():
+    with run.claimed(), memory_sentences():
         config = _as_extended(run, config, watcher)
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
@@ -114,8 +115,7 @@ def _find(
         "test_reads": 1 + len(earlier),
         "provenance": provenance,
     }
-    run.write_json("result.json", result)
-    return result
+    return run.write_json("result.json", result)
 
 
 @contextmanager
@@ -151,9 +151,11 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
             for note in ground.task.notes:
                 session.watcher.say(note)
             assemble.check_budget(session, config, ground)
+            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
             session.run.write_json("splits.json", _splits(ground))
         else:
             assemble.check_unchanged(session.run, ground)
+            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -260,11 +262,11 @@ def train_supernet(
     """
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget, holding = _for_training(config, ranks)
-    with ExitStack() as held:
+    with memory_sentences(), ExitStack() as held:
         with ranks.alike():
             if ranks.first:
                 held.enter_context(run.claimed())
-                run.open_with(config.to_dict(), environment(str(device), sys.argv))
+                run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
             ledger = Ledger(run.ledger if ranks.first else None, clock, budget, holding, warn=watcher.say)
         session = Session(run, ledger, clock, watcher, stop)
         checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
@@ -274,7 +276,10 @@ def train_supernet(
             _check_common(ranks, config, ground)
             if not checked:
                 assemble.check_training_budget(session, config, ground, ranks)
+            with ranks.alike():
                 if ranks.first:
+                    assemble.check_disk(session, config, ground, trained_in=folder)
+                if ranks.first and not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
         with ledger.phase("supernet"):
             if ranks.from_first(ranks.first and is_finished(folder)):

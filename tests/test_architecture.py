@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "nasimb"
 FLOORS = (
     (
         "errors",
+        "durable",
+        "seal",
         "secrets",
         "space",
         "spec",

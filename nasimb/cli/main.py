@@ -16,6 +16,7 @@ from nasimb.cli.pareto import pareto
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
+from nasimb.durable import NO_SPACE, disk_full
 from nasimb.errors import Elsewhere, NasimbError
 from nasimb.secrets import without_passwords
 
@@ -73,6 +74,8 @@ def main() -> None:
     except USAGE_ERROR as error:
         _show_usage_error(error)
     except OSError as error:
+        if error.errno in NO_SPACE:
+            _fail(str(disk_full(error.filename or "a file", error)), 1)
         rule = f"files must be readable and writable; got {error}."
         _fail(f"{rule} Mend that, and give the same command again to go on.", 1)
     else:

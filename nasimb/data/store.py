@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.data.transfer import send
-from nasimb.errors import DataError
+from nasimb.errors import ImageLostError
 
 # Pixels, or why there are none: a worker process that raises holds the end of the run up for five seconds.
 Loaded = Tensor | str
@@ -211,5 +211,6 @@ def _collate(items: list[Loaded]) -> Loaded:
 
 def _readable(loaded: Loaded) -> Tensor:
     if isinstance(loaded, str):
-        raise DataError("image files must stay readable while they are used", got=loaded, do="Restore it.")
+        do = "Restore it, and give the same command again to go on."
+        raise ImageLostError("image files must stay readable while they are used", got=loaded, do=do)
     return loaded

@@ -26,7 +26,8 @@ from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.crops import Crops
 from nasimb.phases.prepare import MODELS_TESTED
-from nasimb.search.candidate import FAILURES, Scoring, features_of, statistics_of
+from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.failures import FAILURES
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session

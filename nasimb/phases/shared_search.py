@@ -20,7 +20,7 @@ from nasimb.search.fleet import Ended, Fleet
 from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
 from nasimb.search.screening import awaiting, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Study
-from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Failure, Trial
 from nasimb.session import Session
 
 UNIT_SECONDS = 5.0
@@ -115,8 +115,9 @@ class SharedSearch:
         again = []
         for number in packets.numbers_of(ended.work) if ended.lost else ():
             attempt = found[number].attempt + 1
-            reason = None if attempt <= ATTEMPTS else _LOST_TWICE
-            again.append(replace(found[number], attempt=min(attempt, ATTEMPTS), reason=reason))
+            again.append(replace(found[number], attempt=min(attempt, ATTEMPTS)))
+            if attempt > ATTEMPTS:
+                again[-1] = replace(again[-1], failure=Failure.LOST_WORKER, reason=_LOST_TWICE)
         return again
 
     def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
@@ -238,5 +239,6 @@ _LOST_TWICE = f"its worker was lost {ATTEMPTS} times"
 def _lost(proposal: Proposal, ended: Ended, seed: int) -> Trial:
     return Trial(
         number=proposal.number, state=FAILED, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
-        params=proposal.params, seed=seed, worker=ended.worker, attempt=ATTEMPTS, reason=_LOST_TWICE,
+        params=proposal.params, seed=seed, worker=ended.worker, attempt=ATTEMPTS,
+        failure=Failure.LOST_WORKER, reason=_LOST_TWICE,
     )  # fmt: skip

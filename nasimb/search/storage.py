@@ -24,7 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 
 from nasimb.budget import Clock
-from nasimb.errors import InputError, WorkError
+from nasimb.errors import InputError, NasimbError
 from nasimb.rundir import append_whole
 from nasimb.secrets import without_password_of, without_passwords
 
@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 300.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
 
 
-class StorageError(WorkError):
+class StorageError(NasimbError):
     """The storage could not be reached for longer than anybody waits."""
 
 

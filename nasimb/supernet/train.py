@@ -31,7 +31,7 @@ from torch import Tensor
 from nasimb.data.augment import draw_moves, moved
 from nasimb.data.base import ImageSet
 from nasimb.data.transfer import send
-from nasimb.errors import InputError, ResumeError, WorkError
+from nasimb.errors import InputError, NotFiniteError, ResumeError
 from nasimb.nn.moments import MomentsFor, batch_moments, synchronised
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
@@ -102,7 +102,7 @@ class Training:
             to go on).
 
         Raises:
-            WorkError: the loss is no longer finite (looked at every 50 steps).
+            NotFiniteError: the loss is no longer finite (looked at every 50 steps).
             LostRank: another rank is gone; nothing of this step is done.
         """
         if self.precision is None:
@@ -113,7 +113,7 @@ class Training:
         images_BCHW, labels_B = self._next_batch()
         loss = self._over_ranks(self._backward(images_BCHW, labels_B))
         if self.steps_done % STEPS_BETWEEN_CHECKS == 0 and not bool(torch.isfinite(loss)):
-            failure = WorkError(
+            failure = NotFiniteError(
                 "the training loss must stay finite",
                 got=f"{float(loss)} at step {self.steps_done}",
                 do="Lower learning_rate.",
