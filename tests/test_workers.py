@@ -56,9 +56,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def at_work(run: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Workers that have loaded the super-network: a test that kills nothing but beginners would say little."""
-    said = " ".join(log.read_text() for log in (run / "workers").glob("*.log"))
-    return [child for child in workers_of(process) if f"-{child.pid}-" in said]
+    """Workers that have answered: a test that kills nothing but beginners would say little."""
+    names = " ".join({row["worker"] for row in rows_of(run)})
+    return [child for child in workers_of(process) if f"-{child.pid}-" in names]
 
 
 def command_line(process: psutil.Process) -> str:
