@@ -256,7 +256,9 @@ class Ledger:
             self._account[charge] = self._account.get(charge, 0.0) + seconds
             self._set_aside(charge.worker, 1)
         if self._path is not None:
-            self._mark()
+            # Where the disk is full between the two: the line is there, and a mark without it is as good.
+            with suppress(OSError):
+                self._mark()
 
     def _count(self, charge: Charge, seconds: float) -> None:
         """Sums of the account, so that nobody adds it up anew."""

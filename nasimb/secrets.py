@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):([^\s/]*)@")
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):([^\s]*)@")
+_IN_WORD = re.compile(r"(://[^:/@\s]*):(.*)@", re.DOTALL)
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)([^&\s]+)", re.IGNORECASE)
 
 
@@ -26,12 +27,12 @@ def without_password_of(address: str, text: str) -> str:
     'no entry for me with ***'
     """
     text = without_passwords(text)
-    for password in (match[2] for kind in (_IN_ADDRESS, _IN_QUERY) for match in kind.finditer(address)):
+    for password in (match[2] for kind in (_IN_WORD, _IN_QUERY) for match in kind.finditer(address)):
         for written in {password, unquote(password)} - {""}:
             text = text.replace(written, "***")
     return text
 
 
 def command_without_passwords(words: Sequence[str]) -> list[str]:
-    """`without_passwords` of every word."""
-    return [without_passwords(word) for word in words]
+    """`without_passwords` of every word, each taken whole: a password may have spaces."""
+    return [without_passwords(_IN_WORD.sub(r"\1:***@", word)) for word in words]

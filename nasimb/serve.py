@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, WorkError
 from nasimb.search.storage import FlockedJournal, open_storage
 from nasimb.secrets import without_passwords
 from nasimb.session import Stop
@@ -29,7 +29,7 @@ def serve_storage(
         host: to listen on; anything but loopback is pointed out.
 
     Raises:
-        InputError: the port is taken, or a package is missing.
+        InputError: the port is taken, or a package is missing. WorkError: the server ended by itself.
     """
     try:
         from optuna.storages import run_grpc_proxy_server
@@ -58,8 +58,10 @@ def serve_storage(
         say("Only processes on this machine can reach it; from another host, come through an SSH tunnel.")
     else:
         say("Everybody who reaches this address can read and write it: there is no password and no encryption.")
-    while not stop():
+    while not stop() and thread.is_alive():
         time.sleep(0.1)
+    if failures:
+        raise WorkError("the server must go on", got=" ".join(str(failures[0]).split()), do="Start it again.")
 
 
 def is_loopback(host: str) -> bool:

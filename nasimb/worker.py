@@ -73,8 +73,10 @@ def _wait(
     queue: WorkQueue, watcher: Watcher, stop: Stop, alone: Callable[[], bool], clock: Clock, patience_seconds: float
 ) -> bool:
     """Until the owner says that there is work; no device is held meanwhile. False where there will be none."""
-    said, since, told = queue.owner(), clock(), False
-    while said.state != OPEN:
+    first = said = queue.owner()
+    since, told = clock(), False
+    # An owner that has died may have left OPEN behind: it must be heard.
+    while said.state != OPEN or said.count == first.count:
         if said.state == OVER or alone() or clock() - since > patience_seconds:
             return False
         if not told:

@@ -18,6 +18,7 @@ from nasimb.secrets import command_without_passwords, without_passwords
         ("mysql://:p@ss:word@db/x and grpc://h:1", "mysql://:***@db/x and grpc://h:1"),
         ("grpc://localhost:13000", "grpc://localhost:13000"),
         ("nothing here", "nothing here"),
+        ("postgresql://me:a/b@db/x", "postgresql://me:***@db/x"),
     ],
 )
 def test_examples(text: str, shown: str) -> None:
@@ -25,7 +26,11 @@ def test_examples(text: str, shown: str) -> None:
     assert command_without_passwords(["nasimb", text]) == ["nasimb", shown]
 
 
-letters = st.text(st.characters(categories=("L", "N", "P"), exclude_characters="/?#"), min_size=12, max_size=20)
+def test_a_word_of_a_command_is_taken_whole() -> None:
+    assert command_without_passwords(["--storage", "postgresql://me:two words@db/x"])[1] == "postgresql://me:***@db/x"
+
+
+letters = st.text(st.characters(categories=("L", "N", "P"), exclude_characters="?#"), min_size=12, max_size=20)
 
 
 @given(letters, st.sampled_from(["", "got ", "(Background on this error) "]))

@@ -15,6 +15,7 @@ from nasimb.phases.promotion import fitting_group
 from nasimb.phases.sharing import Exchange
 from nasimb.search import packets
 from nasimb.search.candidate import Scoring
+from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import Kept, evaluate_batch, kinds_of, promote
 from nasimb.search.fleet import Ended, Fleet
 from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
@@ -53,6 +54,7 @@ class SharedSearch:
         self._results: dict[int, Trial] = {}
         self._taken: dict[int, Proposal] = {}
         self._attempts: dict[int, int] = {}
+        self._promotions: list[Ended] = []
         for ended in fleet.adopt():
             self._note(ended)
         for work in fleet.works():
@@ -77,17 +79,32 @@ class SharedSearch:
             elif (self.fleet.out or self._results) and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
+                yield from self._last_rows()
                 return
+
+    def _last_rows(self) -> Iterable[list[Trial]]:
+        """What is answered behind what is not, when there is no time to wait for that."""
+        for ended in self.fleet.collect():
+            self._note(ended)
+        last = max(self._results, default=-1)
+        holes = [one for one in self._taken.values() if one.number < last and one.number not in self._results]
+        for proposal in holes:
+            self._settle([_given_up(proposal, self.study.question.seed)])
+        yield from self.study.settle(self._results)
 
     def promoted(self, trials: Sequence[Trial], cost: str | None) -> list[Trial]:
         """All trials, the best of those screened scored on all images by whoever is there; rows are written anew."""
         assert self.scoring.screen is not None
         found = {trial.number: trial for trial in trials}
-        out: set[int] = set()
+        works = [work for work in self.fleet.works() if work["task"] == packets.PROMOTE]
+        out = {number for work in works for number in packets.numbers_of(work)}
         while True:
             self._serve()
-            ended = self.fleet.collect()
-            done = [trial for one in ended for trial in self._promotions(one, found)]
+            for one in self.fleet.collect():
+                self._note(one)
+            ended, self._promotions = self._promotions, []
+            done = [trial for one in ended for trial in self._promoted(one, found)]
+            found |= {trial.number: trial for trial in done}
             out -= {number for one in ended for number in packets.numbers_of(one.work)}
             best = chosen(ranked(list(found.values()), cost), self.scoring.screen.eta)
             waiting = [trial for trial in awaiting(best) if trial.number not in out]
@@ -96,22 +113,24 @@ class SharedSearch:
                 out |= {trial.number for trial in group}
                 waiting = waiting[len(group) :]
             if self._own_work and waiting and (group := self._promotable(waiting, found)):
-                done += promote(
-                    self.scoring, group, clock=self.session.clock, kept=self._kept, between=self._between
+                seconds = MARGIN * full_seconds(sum(trial.macs for trial in group), list(found.values()))
+                mine = promote(
+                    self.scoring, group, clock=self.session.clock, kept=self._kept, between=self._between(seconds)
                 )  # fmt: skip
+                found |= {trial.number: trial for trial in mine}
+                done += mine
             if done:
-                found |= {trial.number: trial for trial in done}
                 self.session.run.replace_trials([trial.to_row() for trial in found.values()])
             elif self.fleet.out and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
                 return list(found.values())
 
-    def _promotions(self, ended: Ended, found: dict[int, Trial]) -> list[Trial]:
-        if ended.work["task"] != packets.PROMOTE:
-            return []
+    def _promoted(self, ended: Ended, found: dict[int, Trial]) -> list[Trial]:
+        """What became of trials that were to be scored on all images."""
         if ended.answer is not None:
-            return packets.trials_of_packet(ended.answer)
+            answered = packets.trials_of_packet(ended.answer)
+            return [trial for trial in answered if found[trial.number].state == SCREENED]
         again = []
         for number in packets.numbers_of(ended.work) if ended.lost else ():
             attempt = found[number].attempt + 1
@@ -131,19 +150,28 @@ class SharedSearch:
         self.exchange.leave()
 
     def _serve(self) -> None:
+        keep = self.exchange.keep_seconds = self.keep_seconds(self.study.scored)
         self._own_work = self.exchange.tend(self.fleet.size)
-        self.fleet.serve(self.keep_seconds(self.study.scored))
+        self.fleet.serve(keep)
         self._show()
 
-    def _between(self) -> None:
-        """Between two units of work done here."""
-        self._serve()
-        for ended in self.fleet.collect():
-            self._note(ended)
+    def _between(self, predicted_seconds: float) -> Callable[[], None]:
+        """What is to be called between two steps of work done here that begins now."""
+        keep = self.keep_seconds(self.study.scored)
+        check = overdue_check(self.session.clock, predicted_seconds, lambda: self._left(keep))
+
+        def between() -> None:
+            self._serve()
+            for ended in self.fleet.collect():
+                self._note(ended)
+            check()
+
+        return between
 
     def _note(self, ended: Ended) -> None:
         """Keep an answer; where there is none, the trials are to be begun again."""
-        if ended.work["task"] != packets.SCORE:
+        if ended.work["task"] == packets.PROMOTE:
+            self._promotions.append(ended)
             return
         if ended.answer is not None:
             self._settle(packets.trials_of_packet(ended.answer))
@@ -153,8 +181,8 @@ class SharedSearch:
             attempt = packets.attempts_of(ended.work)[proposal.number]
             if ended.lost and attempt >= ATTEMPTS:
                 self._settle([_lost(proposal, ended, self.study.question.seed)])
-            elif ended.lost:
-                self._attempts[proposal.number] = attempt + 1
+            else:
+                self._attempts[proposal.number] = attempt + ended.lost
 
     def _settle(self, trials: Iterable[Trial]) -> None:
         for trial in trials:
@@ -167,11 +195,16 @@ class SharedSearch:
 
     def _score(self, group: Sequence[Proposal]) -> list[Trial]:
         """Score candidates here; a signal leaves them to be asked for again."""
+        predicted = predicted_seconds([proposal.macs for proposal in group], latest(self.study.trials))
+        kinds = self._seen_kinds(group)
         trials = evaluate_batch(
-            self.scoring, group, self._seen_kinds(group), seed=self.study.question.seed, clock=self.session.clock,
-            kept=self._kept, between=self._between,
+            self.scoring, group, kinds, seed=self.study.question.seed, clock=self.session.clock,
+            kept=self._kept, between=self._between(predicted),
         )  # fmt: skip
-        return [replace(trial, attempt=self._attempts.get(trial.number, 1)) for trial in trials]
+        trials = [replace(trial, attempt=self._attempts.get(trial.number, 1)) for trial in trials]
+        if self.fleet.out:  # rows of lower numbers may be missing, and until they come these are written nowhere else
+            self.fleet.queue.deposit(packets.score(group, kinds, self._attempts), packets.answer(trials))
+        return trials
 
     def _seen_kinds(self, group: Sequence[Proposal]) -> set[str]:
         """Kinds that were scored, or are being scored, under a lower number than the first of the group."""
@@ -234,6 +267,13 @@ class SharedSearch:
 
 
 _LOST_TWICE = f"its worker was lost {ATTEMPTS} times"
+
+
+def _given_up(proposal: Proposal, seed: int) -> Trial:
+    return Trial(
+        number=proposal.number, state=FAILED, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
+        params=proposal.params, seed=seed, failure=Failure.TIMEOUT, reason="the time ended before its worker answered",
+    )  # fmt: skip
 
 
 def _lost(proposal: Proposal, ended: Ended, seed: int) -> Trial:

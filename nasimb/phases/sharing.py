@@ -14,13 +14,12 @@ from nasimb.errors import InputError, ResumeError
 from nasimb.phases.spawn import LocalWorkers
 from nasimb.phases.work import ANSWERS
 from nasimb.rundir import RunDir
-from nasimb.search.fleet import PREPARING, RHYTHM, Fleet
-from nasimb.search.queue import WorkQueue
-from nasimb.search.storage import PATIENCE_SECONDS, Reaching, open_storage
+from nasimb.search.fleet import RHYTHM, Fleet
+from nasimb.search.queue import PREPARING, WorkQueue
+from nasimb.search.storage import JOURNAL, PATIENCE_SECONDS, Reaching, StorageError, open_storage, short_patience
 from nasimb.session import Session
 
 FILE = "exchange.json"
-JOURNAL = "work.journal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,9 @@ class Exchange:
         sharing: what was asked for.
         threads: of this process, to be shared among local workers.
         devices: for local workers, in turn.
+
+    Attributes:
+        keep_seconds: that must be left when the search ends, whatever the storage does.
     """
 
     def __init__(self, session: Session, sharing: Sharing, *, threads: int, devices: Sequence[str]) -> None:
@@ -55,6 +57,7 @@ class Exchange:
         self._workers: LocalWorkers | None = None
         self._looked_at = float("-inf")
         self._own_work = True
+        self.keep_seconds = 0.0
 
     def open(self) -> None:
         """Name the run, so that workers can find it; an address that leads nowhere is refused before time is spent.
@@ -108,7 +111,11 @@ class Exchange:
     def settle(self) -> None:
         """At the end of the run: charge what workers held until they left."""
         if self._fleet is not None:
-            self._fleet.hear()
+            try:
+                with short_patience(self._fleet.queue.reaching, 2.0):
+                    self._fleet.hear()
+            except StorageError as error:
+                self._session.watcher.say(f"What workers held in the end is not charged: {error}")
 
     def leave(self) -> None:
         """Local workers go, after the unit that they are at if that is soon done."""
@@ -126,8 +133,13 @@ class Exchange:
         return self._fleet
 
     def _waiting(self) -> None:
-        """While the storage is away: time goes on, and signals are obeyed."""
+        """While the storage is away: time goes on, signals are obeyed, and the budget is kept."""
         self._session.tick("search", 0.0, "the storage is away; trying again")
+        if self._session.ledger.remaining() <= self.keep_seconds:
+            raise StorageError(
+                "the storage must be back before the budget ends", got="no answer",
+                do="The run goes on with what it has.",
+            )  # fmt: skip
 
 
 def name_of_worker(process: int) -> str:

@@ -97,7 +97,7 @@ class LocalWorkers:
         log.parent.mkdir(exist_ok=True)
         device = self._devices[slot.number % len(self._devices)]
         command = [sys.executable, "-m", "nasimb", "worker", str(self._run), "--device", device]
-        command += ["--threads", str(self._threads), "--storage", "-"]
+        command += ["--threads", str(self._threads), "--storage", "-", "--patience", "24h"]  # the pipe tells
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
         environment.pop("NASIMB_STORAGE", None)
         with log.open("ab") as file:

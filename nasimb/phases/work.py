@@ -71,6 +71,12 @@ class Heart:
         seconds = self.owner.granted_seconds.get(self.name, 0.0)
         return seconds is None or self.held_seconds < seconds
 
+    @property
+    def spent(self) -> bool:
+        """Whether the owner, who was heard just now, grants no more; a silent one may only be out of reach."""
+        known = self.name in self.owner.granted_seconds
+        return known and not self.granted and self.silence_seconds < 3 * self._rhythm.beat_seconds
+
     def beat(self, *, left: bool = False) -> None:
         """Say that the worker is alive, or has left; and listen."""
         with self._lock:
@@ -100,6 +106,7 @@ class Heart:
             yield
         finally:
             self._over.set()
+            thread.join(self._rhythm.beat_seconds)
             # Where that fails, the worker is thought lost, which costs a little time and nothing else.
             with short_patience(self._queue.reaching, 2.0), suppress(StorageError):
                 self.beat(left=True)
@@ -163,7 +170,7 @@ def _hand_in(
     answer = packets.answer(trials)
     try:
         counts = queue.answer(unit, answer)
-    except StorageError:
+    except (StorageError, Interrupted):
         say(f"The answer is kept in {save_answer(folder, unit, answer)}.")
         raise
     if not counts:
@@ -177,7 +184,7 @@ def _reason_to_leave(heart: Heart, stop: Stop, alone: Callable[[], bool], patien
         raise Interrupted(signal_number, resume="Start the worker again to go on.")
     if heart.owner.state == OVER:
         return "The search is over"
-    if heart.name in heart.owner.granted_seconds and not heart.granted:
+    if heart.spent:
         return "The budget is spent"
     if alone():
         return "The search has ended or was stopped"

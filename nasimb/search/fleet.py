@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from nasimb.budget import NOTHING, Clock
 from nasimb.ledger import Ledger
-from nasimb.search.queue import OPEN, OVER, PREPARING, Beat, Owner, Unit, WorkQueue
+from nasimb.search.queue import OPEN, OVER, Beat, Owner, Unit, WorkQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,10 @@ class Fleet:
         self._waiting = 0
         self._served_at = self._read_at = float("-inf")
         self._count = queue.owner().count
+        self._begun_at = clock()
+        self._dead: set[str] = set()
+        # Whoever beat for an earlier owner is there once it beats again, and not before.
+        self._earlier = {name: beat.count for name, beat in queue.beats().items()}
 
     @property
     def size(self) -> int:
@@ -150,9 +154,12 @@ class Fleet:
         self._ledger.charge(self._phase, held)
         for name, beat in beats.items():
             heard = self._heard.get(name)
+            if self._earlier.get(name) == beat.count:
+                continue
             if heard is None or heard.count != beat.count or deaf:
                 self._heard[name] = _Heard(beat.count, now)
-            here = not beat.left and now - self._heard[name].at < self._rhythm.grace_seconds
+            silent_seconds = now - self._heard[name].at
+            here = not (beat.left or name in self._dead) and silent_seconds < self._rhythm.grace_seconds
             if here and name not in self._alive:
                 self._say(f"{name} works with us ({beat.place}).")
             elif not here and name in self._alive:
@@ -162,15 +169,18 @@ class Fleet:
                     else f"{name} is lost: not heard for {self._rhythm.grace_seconds:g} s."
                 )
             (self._alive.add if here else self._alive.discard)(name)
-            if not here:
+            # What is lost may still go on to the end of its grant, and that is its to spend.
+            if beat.left or name in self._dead or silent_seconds >= self._rhythm.window_seconds:
                 self._ledger.release(name)
+        if deaf:
+            self._running.clear()
         self._beats = beats
         self.holding = sum((beats[name].holding for name in self._alive), NOTHING)
 
     def bury(self, prefix: str) -> None:
         """Workers whose names begin so are known to be dead: nobody needs to wait for a sign of them."""
         for name in [name for name in self._alive if name.startswith(prefix)]:
-            self._heard[name].at = float("-inf")
+            self._dead.add(name)
             self._alive.discard(name)
             self._ledger.release(name)
             self._say(f"{name} is dead.")
@@ -187,8 +197,10 @@ class Fleet:
             if unit.state.is_finished():
                 if unit.answer is not None and RETURNED not in unit.answer:
                     yield Ended(unit.work, unit.answer, unit.worker)
-            else:
+            elif unit.state == TrialState.RUNNING:
                 self._out[unit.key] = unit.work
+            else:
+                self.queue.take_back(unit.key)  # nobody has it, and it may be put once more
 
     def collect(self) -> list[Ended]:
         """What ended since the last call, with what is taken back from the lost."""
@@ -196,8 +208,14 @@ class Fleet:
             self._waiting = 0
             return []
         found = list(self.queue.found(frozenset(self._out)))
-        self._waiting = len(self._out) - len(found)
+        waiting = set(self._out) - {unit.key for unit in found}
         ended = [one for unit in found if (one := self._ended(unit)) is not None]
+        if not self._alive:
+            # Nobody is left to claim them: they go back to the owner.
+            taken_back = [key for key in waiting if self.queue.take_back(key)]
+            ended += [Ended(self._out.pop(key), None, None) for key in taken_back]
+            waiting -= set(taken_back)
+        self._waiting = len(waiting)
         return ended
 
     def _ended(self, unit: Unit) -> Ended | None:
@@ -218,6 +236,8 @@ class Fleet:
 
     def _is_lost(self, unit: Unit) -> bool:
         """Whether nobody is at a claimed unit: its worker is gone, or died before it could say its name."""
+        if unit.worker in self._dead:
+            return True
         if unit.worker is not None and unit.worker in self._heard:
             return unit.worker not in self._alive
         since = self._running.setdefault(unit.key, self._clock())
@@ -225,12 +245,10 @@ class Fleet:
 
     def close(self) -> None:
         """Tell everybody that the work is over; what nobody has claimed is taken back."""
-        for key in list(self._out):
-            self.queue.take_back(key)
+        for unit in self.queue.units():
+            if not unit.state.is_finished():
+                self.queue.take_back(unit.key)
         self._out.clear()
         self._count += 1
         self.queue.announce(Owner(self._count, OVER, {}))
         self.hear()
-
-
-__all__ = ["OPEN", "OVER", "PREPARING", "Ended", "Fleet"]

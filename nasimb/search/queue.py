@@ -112,6 +112,12 @@ class WorkQueue:
         template = create_trial(state=TrialState.WAITING, system_attrs={UNIT: dict(work)})
         return int(self.reaching("create_new_trial", self._study, template_trial=template))
 
+    def deposit(self, work: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """Keep what the owner did itself as a unit that has ended, for a restart."""
+        attributes = {UNIT: dict(work), ANSWER: dict(answer)}
+        ended = create_trial(state=TrialState.COMPLETE, value=0.0, system_attrs=attributes)
+        self.reaching("create_new_trial", self._study, template_trial=ended)
+
     def units(self) -> list[Unit]:
         """Every unit, in the order they were put."""
         return [_unit(trial) for trial in self._trials()]
@@ -126,12 +132,11 @@ class WorkQueue:
         """The first unit that nobody else has claimed, now the worker's; None where there is none."""
         for trial in self._trials((TrialState.WAITING,)):
             try:
-                claimed = self.reaching("set_trial_state_values", trial._trial_id, TrialState.RUNNING)
+                if self.reaching("set_trial_state_values", trial._trial_id, TrialState.RUNNING):
+                    self.reaching("set_trial_system_attr", trial._trial_id, CLAIMED_BY, worker)
+                    return _unit(trial)
             except UpdateFinishedTrialError:
-                continue
-            if claimed:
-                self.reaching("set_trial_system_attr", trial._trial_id, CLAIMED_BY, worker)
-                return _unit(trial)
+                continue  # taken back meanwhile
         return None
 
     def answer(self, unit: Unit, answer: Mapping[str, Any]) -> bool:

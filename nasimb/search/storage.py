@@ -24,10 +24,11 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 
 from nasimb.budget import Clock
-from nasimb.errors import InputError, NasimbError
+from nasimb.errors import InputError, NasimbError, ResumeError
 from nasimb.rundir import append_whole
 from nasimb.secrets import without_password_of, without_passwords
 
+JOURNAL = "work.journal"
 EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "grpc": "grpc"}
 """Which of nasimb's extras brings a missing module."""
 PATIENCE_SECONDS = 300.0
@@ -46,7 +47,13 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         StorageError: it cannot be reached.
     """
     if address is None:
-        return JournalStorage(FlockedJournal(folder / "work.journal"))
+        try:
+            return JournalStorage(FlockedJournal(folder / JOURNAL))
+        except (ValueError, KeyError) as error:
+            raise ResumeError(
+                f"{folder / JOURNAL} must be a journal", got=_first_line(error),
+                do="Delete it: what its units were is in trials.csv, or is done again.",
+            ) from None  # fmt: skip
     kind, _, place = address.partition("://")
     shown = without_passwords(address)
     if not place:

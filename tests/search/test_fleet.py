@@ -134,10 +134,34 @@ def test_a_claim_of_nobody_is_lost_too(bench: Bench) -> None:
     bench.fleet.put({"numbers": [3]})
     (unit,) = bench.queue.units()
     bench.queue.reaching("set_trial_state_values", unit.key, TrialState.RUNNING)  # killed before it could say its name
+    bench.pass_time(BEAT_SECONDS)
     assert bench.fleet.collect() == []
     bench.pass_time(GRACE_SECONDS + BEAT_SECONDS)
     (ended,) = bench.fleet.collect()
     assert ended.lost
+
+
+def test_what_nobody_can_claim_any_more_goes_back_to_the_owner(bench: Bench) -> None:
+    bench.beat("w1")
+    bench.fleet.serve()
+    bench.fleet.put({"numbers": [3]})
+    assert bench.fleet.collect() == []
+    bench.beat("w1", left=True)
+    bench.pass_time(BEAT_SECONDS)
+    (ended,) = bench.fleet.collect()
+    assert (ended.answer, ended.lost, ended.work) == (None, False, {"numbers": [3]})
+    assert bench.queue.claim("late") is None
+
+
+def test_whoever_worked_for_an_earlier_owner_is_there_once_it_beats(bench: Bench) -> None:
+    bench.beat("old")
+    again = Fleet(bench.queue, bench.ledger, bench.clock)
+    again.serve()
+    assert again.size == 0
+    bench.beat("old")
+    bench.clock.now += BEAT_SECONDS
+    again.serve()
+    assert again.size == 1
 
 
 def test_nobody_is_lost_because_the_owner_could_not_hear(bench: Bench) -> None:
@@ -161,7 +185,7 @@ def test_after_a_restart_what_is_out_is_out_and_what_was_answered_is_found(bench
     bench.queue.beat("running", Beat(5, 40.0, 0, 1, "there"))
     again = Fleet(bench.queue, bench.ledger, bench.clock)
     assert [(ended.work, ended.answer) for ended in again.adopt()] == [({"numbers": [0]}, {"rows": [1]})]
-    assert again.out == 2
+    assert again.out == 1  # what nobody had claimed is put anew
     again.serve()
     assert bench.ledger.charged("running") == 40  # held while nobody was there to charge it
 
