@@ -26,6 +26,7 @@ from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
+from nasimb.search.candidate import Scoring
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 from nasimb.space import Subnet
@@ -64,14 +65,18 @@ def run_search(
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
         session = _session(run, budget, device, clock, watcher, stop)
-        spending, earlier = session.ledger.phase, earlier_results(run)
-        first_limit_seconds = Budget.parse(first_budget(run) or budget.text).limit_seconds(held_by(device))
+        spending = session.ledger.phase
 
         with session.ledger.beating():
             ground = _prepare(session, config, device)
             with spending("supernet"):
                 frozen = assemble.frozen_supernet(
-                    session, config, ground, run.supernet, config.supernet_share, limit_seconds=first_limit_seconds
+                    session,
+                    config,
+                    ground,
+                    run.supernet,
+                    config.supernet_share,
+                    limit_seconds=_first_limit(run, device),
                 )
             precision = assemble.inference_precision(session, config)
             scoring = assemble.make_scoring(config, ground, frozen, precision)
@@ -88,20 +93,12 @@ def run_search(
                     session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds
                 )
             with spending("head"):
-                choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier])
+                choices = heads.choose(trials, question.limits, _earlier_winners(run))
             with spending("evaluate"):
                 provenance = _provenance(session, config, ground)
                 models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
-            result = {
-                "schema": 1,
-                **models,
-                "spend": _spend(session, budget),
-                "trials": _count(trials),
-                "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
-                "notes": [*ground.task.notes, *extension_notes(run)],
-                "test_reads": 1 + len(earlier),
-                "provenance": provenance,
-            }
+            told = _told(session, budget, ground, scoring, trials)
+            result = {"schema": 1, **models, **told, "provenance": provenance}
             run.write_json("result.json", result)
             return result
 
@@ -210,8 +207,28 @@ def _as_extended(run: RunDir, config: RunConfig, watcher: Watcher) -> RunConfig:
     return grown
 
 
-def _winner_of(result: dict[str, Any]) -> Candidate:
-    return Candidate(Subnet.from_dict(result["winner"]["subnet"]), result["winner"]["calibration"])
+def _first_limit(run: RunDir, device: torch.device) -> float | None:
+    """Seconds of the budget that an extended run was started with; None for another."""
+    first = first_budget(run)
+    return None if first is None else Budget.parse(first).limit_seconds(held_by(device))
+
+
+def _told(
+    session: Session, budget: Budget, ground: assemble.Ground, scoring: Scoring, trials: list[Trial]
+) -> dict[str, Any]:
+    """What result.json says besides the models: what it cost, what was tried, and what to know of the data."""
+    return {
+        "spend": _spend(session, budget),
+        "trials": _count(trials),
+        "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
+        "notes": [*ground.task.notes, *extension_notes(session.run)],
+        "test_reads": 1 + len(earlier_results(session.run)),
+    }
+
+
+def _earlier_winners(run: RunDir) -> list[Candidate]:
+    winners = [result["winner"] for result in earlier_results(run)]
+    return [Candidate(Subnet.from_dict(winner["subnet"]), winner["calibration"]) for winner in winners]
 
 
 def _spend(session: Session, budget: Budget) -> dict[str, Any]:
