@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from nasimb.data import parse_dataset
 from nasimb.data.base import LoadRequest
 from nasimb.data.splits import split_images
 from nasimb.data.task import Task, load_task
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
 from nasimb.phases.heads import Comparison
 from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
 from nasimb.phases.supernet import Frozen, is_finished, load, train, training_seconds
+from nasimb.rundir import RunDir
 from nasimb.search.candidate import Scoring
 from nasimb.search.limits import Limits, cost_range
 from nasimb.search.screening import Screen, class_capped
@@ -99,6 +101,28 @@ def load_source(config: RunConfig, device: torch.device) -> Ground:
     return Ground(task, space, device, None)
 
 
+def identity(ground: Ground) -> dict[str, str]:
+    """Of everything a run depends on besides its configuration: the images, the space, a ready super-network."""
+    space = hashlib.sha256(ground.space.model_dump_json().encode()).hexdigest()[:16]
+    found = {**ground.task.fingerprints(), "space": space}
+    if ground.ready is None:
+        return found
+    # The source of a ready super-network is not here; what it was trained on stands in its own description.
+    return {**found, "source": ground.ready.info["source_fingerprint"], "supernet": ground.ready.fingerprint()}
+
+
+def check_unchanged(run: RunDir, ground: Ground) -> None:
+    """Raise ResumeError where the data are not those a run was started with: scores would not compare."""
+    before, now = (run.read_json("splits.json") or {}).get("fingerprints"), identity(ground)
+    changed = [name for name in now if before is None or before.get(name) != now[name]]
+    if changed:
+        raise ResumeError(
+            "a run must be continued with the data it was started with",
+            got=f"another {' and another '.join(changed)}",
+            do="Restore it, or start a new run with --run.",
+        )
+
+
 def new_training(
     config: RunConfig, ground: Ground, seconds: float | None, precision: Precision | None = None
 ) -> Training:
@@ -166,6 +190,15 @@ def frozen_supernet(
     )
 
 
+def load_trained(run: RunDir, device: torch.device) -> Frozen:
+    """The super-network that a run has trained.
+
+    Raises:
+        InputError: it has not, or the file is damaged.
+    """
+    return load(run.supernet, device)
+
+
 def check_training_budget(session: Session, config: RunConfig, ground: Ground) -> None:
     """Refuse a time too short to train a super-network in; keeps what it measured.
 
@@ -218,9 +251,9 @@ def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
     return faster_inference(scoring.supernet, images_BCHW)
 
 
-def inference_precision(session: Session, config: RunConfig) -> Precision:
+def inference_precision(run: RunDir, config: RunConfig) -> Precision:
     """As measured before the run, so that a resumed one goes on in it; float32 without a time limit, to repeat."""
-    measured = (session.run.read_json(PROBE_FILE) or {}).get("inference_precision")
+    measured = (run.read_json(PROBE_FILE) or {}).get("inference_precision")
     return measured or (config.precision if config.precision != "auto" else "float32")
 
 

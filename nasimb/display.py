@@ -23,6 +23,7 @@ LABELS = {
     "evaluate": "testing",
 }
 BAR = 24
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Display:
@@ -91,7 +92,9 @@ def clock_time(seconds: float) -> str:
 
 @contextmanager
 def watching() -> Iterator[tuple[Display, Callable[[], int]]]:
-    """Progress on stderr, and Ctrl-C and SIGTERM turned into a question the run asks after every unit of work.
+    """Progress on stderr, and signals turned into a question that the run asks after every unit of work.
+
+    Ctrl-C, SIGTERM, and SIGUSR1, by which SLURM warns before it takes a job's nodes away (sbatch --signal=B:USR1@60).
 
     The second signal is not held back.
     """
@@ -101,7 +104,7 @@ def watching() -> Iterator[tuple[Display, Callable[[], int]]]:
         received[0] = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in STOPPING}
     try:
         with Display(Console(stderr=True)) as display:
             yield display, lambda: received[0]

@@ -40,6 +40,10 @@ class Ledger:
         beat_seconds: time between two lines, within `beating` or while `beat` is called: what a kill can lose.
         warn: told what had to be repaired.
 
+    Attributes:
+        limit_seconds: on the clock, for the owner alone; None: no time limit.
+        own: what the owner usually holds.
+
     Raises:
         BudgetError: the budget is in GPU time, and no GPU is held.
         ResumeError: the file is damaged beyond repair.
@@ -58,7 +62,7 @@ class Ledger:
         self.limit_seconds = None if budget is None else budget.limit_seconds(holding)
         self._limits = {} if budget is None else {kind: getattr(budget, f"{kind}_seconds") for kind in KINDS}
         self._clock, self._beat_seconds, self._path = clock, beat_seconds, path
-        self._own = self._holding = holding
+        self.own = self._holding = holding
         self._account: Account = {}
         self._lines = 0
         if path is not None and path.exists():
@@ -86,13 +90,20 @@ class Ledger:
         """
         assert self._phase is None, f"phase {self._phase} is still open"
         with self._lock:
-            self._phase, self._since, self._holding = name, self._clock(), holding or self._own
+            self._phase, self._since, self._holding = name, self._clock(), holding or self.own
         try:
             yield
         finally:
             with self._lock:
                 self._write()
-                self._phase, self._holding = None, self._own
+                self._phase, self._holding = None, self.own
+
+    def hold(self, holding: Holding) -> None:
+        """From now on, until the phase ends, this process holds so much."""
+        with self._lock:
+            if self._phase is not None:
+                self._write()
+            self._holding = holding
 
     def beat(self) -> None:
         """Write down the time since the last line if a beat has passed; call it after every unit of work."""
@@ -152,7 +163,7 @@ class Ledger:
             for kind in ("gpu", "cpu"):
                 limit, rate = self._limits.get(kind), _rate(holding, kind)
                 if limit is not None and rate:
-                    kept = keep_seconds * _rate(self._own, kind) + self._aside[kind]
+                    kept = keep_seconds * _rate(self.own, kind) + self._aside[kind]
                     seconds = min(seconds, (limit - self.spent_of(kind) - kept) / rate)
             granted = max(before, charged + max(seconds, 0.0))
             self._grants[worker] = (holding, granted)
@@ -199,20 +210,20 @@ class Ledger:
             Infinite without a time limit, negative after an overrun.
         """
         with self._lock:
-            holding = (self._own if self._phase is None else self._holding) + others
+            holding = (self.own if self._phase is None else self._holding) + others
             return self._left(holding, keep_seconds)
 
     def used_seconds(self) -> float:
         """How much of `limit_seconds` is gone; without a limit, the seconds on the clock."""
         with self._lock:
-            return self.spent() if self.limit_seconds is None else self.limit_seconds - self._left(self._own, 0.0)
+            return self.spent() if self.limit_seconds is None else self.limit_seconds - self._left(self.own, 0.0)
 
     def _left(self, holding: Holding, keep_seconds: float) -> float:
         left = float("inf")
         for kind, limit in self._limits.items():
             rate = _rate(holding, kind)
             if limit is not None and rate:
-                kept = keep_seconds * _rate(self._own, kind)
+                kept = keep_seconds * _rate(self.own, kind)
                 left = min(left, (limit - self.spent_of(kind) - kept) / rate)
         return left
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections import Counter
@@ -24,9 +23,9 @@ from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
+from nasimb.phases.sharing import ALONE, Exchange, Sharing
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
-from nasimb.search.candidate import Scoring
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 from nasimb.space import Subnet
@@ -39,6 +38,7 @@ def run_search(
     clock: Clock = time.monotonic,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
+    sharing: Sharing = ALONE,
 ) -> dict[str, Any]:
     """Search the best network for `config` in the run folder `folder`; continues a run that was interrupted.
 
@@ -46,6 +46,7 @@ def run_search(
         clock: where the budget's time comes from.
         watcher: shown every step.
         stop: asked after every unit of work for a signal number; 0 goes on.
+        sharing: workers to start here, and where those from elsewhere join.
 
     Returns:
         The contents of `folder/result.json`.
@@ -65,42 +66,66 @@ def run_search(
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
         session = _session(run, budget, device, clock, watcher, stop)
-        spending = session.ledger.phase
+        with session.ledger.beating(), _sharing(session, sharing, device) as exchange:
+            return _find(session, config, budget, device, exchange)
 
-        with session.ledger.beating():
-            ground = _prepare(session, config, device)
-            with spending("supernet"):
-                frozen = assemble.frozen_supernet(
-                    session,
-                    config,
-                    ground,
-                    run.supernet,
-                    config.supernet_share,
-                    limit_seconds=_first_limit(run, device),
-                )
-            precision = assemble.inference_precision(session, config)
-            scoring = assemble.make_scoring(config, ground, frozen, precision)
-            for note in assemble.screening_notes(config, scoring):
-                watcher.say(note)
-            question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
-            # The network that is handed over computes in float32; so must the features that its head is fitted to.
-            exact, num_test = replace(scoring, dtype=torch.float32), len(ground.task.test)
-            heads = HeadWork(session, exact, comparison, num_test=num_test, flip=ground.task.flip)
-            with spending("head"):
-                heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
-            with spending("search"):
-                trials = search(
-                    session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds
-                )
-            with spending("head"):
-                choices = heads.choose(trials, question.limits, _earlier_winners(run))
-            with spending("evaluate"):
-                provenance = _provenance(session, config, ground)
-                models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
-            told = _told(session, budget, ground, scoring, trials)
-            result = {"schema": 1, **models, **told, "provenance": provenance}
-            run.write_json("result.json", result)
-            return result
+
+def _find(
+    session: Session, config: RunConfig, budget: Budget, device: torch.device, exchange: Exchange
+) -> dict[str, Any]:
+    """The story: every step spends from the ledger, and leaves in the run folder what a resumed run starts from."""
+    run, spending = session.run, session.ledger.phase
+    ground = _prepare(session, config, device)
+    exchange.open()
+    with spending("supernet"):
+        first_limit = Budget.parse(first_budget(run) or budget.text).limit_seconds(held_by(device))
+        frozen = assemble.frozen_supernet(
+            session, config, ground, run.supernet, config.supernet_share, limit_seconds=first_limit
+        )
+    scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
+    for note in assemble.screening_notes(config, scoring):
+        session.watcher.say(note)
+    question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
+    # The network that is handed over computes in float32; so must the features that its head is fitted to.
+    exact, num_test = replace(scoring, dtype=torch.float32), len(ground.task.test)
+    heads = HeadWork(session, exact, comparison, num_test=num_test, flip=ground.task.flip)
+    with spending("head"):
+        heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
+    with spending("search", exchange.holding):
+        trials = search(
+            session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds, exchange=exchange
+        )
+    earlier = earlier_results(run)
+    with spending("head"):
+        choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier])
+    with spending("evaluate"):
+        provenance = _provenance(session, config, ground)
+        models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
+        exchange.settle()
+    result = {
+        "schema": 1,
+        **models,
+        "spend": _spend(session, budget),
+        "trials": _count(trials),
+        "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
+        "notes": [*ground.task.notes, *extension_notes(run)],
+        "test_reads": 1 + len(earlier),
+        "provenance": provenance,
+    }
+    run.write_json("result.json", result)
+    return result
+
+
+@contextmanager
+def _sharing(session: Session, sharing: Sharing, device: torch.device) -> Iterator[Exchange]:
+    """Whoever joins the run; local workers are gone when it ends, however it ends."""
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    devices = cuda if device.type == "cuda" else [str(device)]
+    exchange = Exchange(session, sharing, threads=torch.get_num_threads(), devices=devices)
+    try:
+        yield exchange
+    finally:
+        exchange.leave()
 
 
 def held_by(device: torch.device) -> Holding:
@@ -126,7 +151,7 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
             assemble.check_budget(session, config, ground)
             session.run.write_json("splits.json", _splits(ground))
         else:
-            _check_unchanged(session, ground)
+            assemble.check_unchanged(session.run, ground)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -134,29 +159,7 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
 def _splits(ground: assemble.Ground) -> dict[str, Any]:
     task = ground.task
     classes = {"classes": list(task.target.classes), "source_classes": list(task.source.classes)}
-    return {"fingerprints": _identity(ground), **classes, "indices": task.splits()}
-
-
-def _identity(ground: assemble.Ground) -> dict[str, str]:
-    """Of everything a run depends on besides its configuration: the images, the space, a ready super-network."""
-    space = hashlib.sha256(ground.space.model_dump_json().encode()).hexdigest()[:16]
-    found = {**ground.task.fingerprints(), "space": space}
-    if ground.ready is None:
-        return found
-    # The source of a ready super-network is not here; what it was trained on stands in its own description.
-    return {**found, "source": ground.ready.info["source_fingerprint"], "supernet": ground.ready.fingerprint()}
-
-
-def _check_unchanged(session: Session, ground: assemble.Ground) -> None:
-    """Scores of other images are not to be mixed with these."""
-    before, now = (session.run.read_json("splits.json") or {}).get("fingerprints"), _identity(ground)
-    changed = [name for name in now if before is None or before.get(name) != now[name]]
-    if changed:
-        raise ResumeError(
-            "a run must be continued with the data it was started with",
-            got=f"another {' and another '.join(changed)}",
-            do="Restore it, or start a new run with --run.",
-        )
+    return {"fingerprints": assemble.identity(ground), **classes, "indices": task.splits()}
 
 
 @contextmanager
@@ -175,9 +178,9 @@ def _provenance(session: Session, config: RunConfig, ground: assemble.Ground) ->
     return {
         "seed": config.seed,
         "device": str(ground.device),
-        "inference_precision": assemble.inference_precision(session, config),
+        "inference_precision": assemble.inference_precision(session.run, config),
         "versions": found.get("versions", {}),
-        "data": _identity(ground),
+        "data": assemble.identity(ground),
         "source_is_target": ground.task.source_is_target,
         "commit": found.get("commit"),
         "command": found.get("command"),
@@ -207,28 +210,8 @@ def _as_extended(run: RunDir, config: RunConfig, watcher: Watcher) -> RunConfig:
     return grown
 
 
-def _first_limit(run: RunDir, device: torch.device) -> float | None:
-    """Seconds of the budget that an extended run was started with; None for another."""
-    first = first_budget(run)
-    return None if first is None else Budget.parse(first).limit_seconds(held_by(device))
-
-
-def _told(
-    session: Session, budget: Budget, ground: assemble.Ground, scoring: Scoring, trials: list[Trial]
-) -> dict[str, Any]:
-    """What result.json says besides the models: what it cost, what was tried, and what to know of the data."""
-    return {
-        "spend": _spend(session, budget),
-        "trials": _count(trials),
-        "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
-        "notes": [*ground.task.notes, *extension_notes(session.run)],
-        "test_reads": 1 + len(earlier_results(session.run)),
-    }
-
-
-def _earlier_winners(run: RunDir) -> list[Candidate]:
-    winners = [result["winner"] for result in earlier_results(run)]
-    return [Candidate(Subnet.from_dict(winner["subnet"]), winner["calibration"]) for winner in winners]
+def _winner_of(result: dict[str, Any]) -> Candidate:
+    return Candidate(Subnet.from_dict(result["winner"]["subnet"]), result["winner"]["calibration"])
 
 
 def _spend(session: Session, budget: Budget) -> dict[str, Any]:

@@ -9,6 +9,10 @@ RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledg
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/study.journal     Optuna's journal
+RUN/exchange.json     name of the run in the storage where its processes meet
+RUN/work.journal      that storage, where no other is named
+RUN/workers/          what workers started with the search said
+RUN/answers/          what workers found while the storage was away
 RUN/refit/            large refits under way and done; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
@@ -36,12 +40,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nasimb.errors import InputError, ResumeError
+from nasimb.secrets import command_without_passwords
 from nasimb.spec import read_yaml
 
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
     "balanced_loss", "head", "setting", "tau", "macs", "params", "seconds", "device", "seed", "resolution", "depths",
-    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "reason",
+    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "worker", "attempt", "reason",
 )  # fmt: skip
 
 
@@ -174,12 +179,12 @@ class RunDir:
         """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"
         header = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
-        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
         self._append("trials.csv", [*header, *lines])
 
     def replace_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write trials.csv anew, atomically: what a row says may grow, its place does not change."""
-        lines = [_csv_line([_cell(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
+        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
         self.write_text("trials.csv", "".join(line + "\n" for line in [",".join(TRIAL_COLUMNS), *lines]))
 
     def read_trials(self) -> list[dict[str, str]]:
@@ -266,7 +271,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command": [Path(command[0]).name, *command[1:]] if command else [],
+        "command": [Path(command[0]).name, *command_without_passwords(command[1:])] if command else [],
         "commit": _commit(),
         "device": device,
         "machine": platform.machine(),
@@ -301,8 +306,8 @@ def _differences(
             yield f"{prefix}{key}", a, b
 
 
-def _cell(value: object) -> str:
-    """Lists as 1-2-3, floats with all their digits, None empty."""
+def cell_of(value: object) -> str:
+    """A value as a cell of trials.csv: lists as 1-2-3, floats with all their digits, None empty."""
     if value is None:
         return ""
     if isinstance(value, tuple | list):

@@ -15,7 +15,9 @@ from nasimb.cli.look import inspect, report, status
 from nasimb.cli.pareto import pareto
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
+from nasimb.cli.worker import serve, worker
 from nasimb.errors import NasimbError
+from nasimb.secrets import without_passwords
 
 app = typer.Typer(
     name="nasimb",
@@ -32,8 +34,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at images before searching.")
 supernet_app = typer.Typer(no_args_is_help=True, help="Train a super-network once, search with it often.")
+storage_app = typer.Typer(no_args_is_help=True, help="Where the processes of a search meet.")
 app.add_typer(data_app, name="data")
 app.add_typer(supernet_app, name="supernet")
+app.add_typer(storage_app, name="storage")
 
 # typer carries its own copy of click from 0.25 on and depends on the package before; this is the one it raises.
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -46,6 +50,8 @@ app.command()(report)
 app.command()(pareto)
 app.command()(head)
 supernet_app.command("train")(supernet_train)
+app.command()(worker)
+storage_app.command("serve")(serve)
 app.command()(bench)
 
 
@@ -73,7 +79,7 @@ def main() -> None:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     """One line, whatever the message quotes."""
-    print("nasimb: " + " ".join(message.splitlines()), file=sys.stderr)
+    print("nasimb: " + without_passwords(" ".join(message.splitlines())), file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -30,8 +30,10 @@ from nasimb.cli.search_options import (
     SkipBadImages,
     Source,
     Space,
+    Storage,
     Supernet,
     Validation,
+    Workers,
     configuration,
 )
 from nasimb.display import watching
@@ -55,6 +57,8 @@ def search(
     validation: Validation = None,
     seed: Seed = None,
     run: Run = None,
+    workers: Workers = 0,
+    storage: Storage = None,
     config: Config = None,
     assign: Assignments = None,
     device: Device = None,
@@ -69,8 +73,9 @@ def search(
     A super-network is trained on balanced images and frozen; Optuna samples subnets of it; each is scored with a
     reweighted linear head on your images, of which a part screens them first where there are many. The winner, a table
     and the spend are left in the run folder.
-    The same command again resumes an interrupted run.
+    The same command again resumes an interrupted run; nasimb worker RUN joins a running one.
     """
+    from nasimb.phases.sharing import Sharing
     from nasimb.pipeline import run_search
     from nasimb.report.show import print_report
 
@@ -81,7 +86,7 @@ def search(
         assign=assign, device=device, skip_bad_images=skip_bad_images, download=download,
     )  # fmt: skip
     with watching() as (watcher, stop):
-        result = run_search(chosen, folder, watcher=watcher, stop=stop)
+        result = run_search(chosen, folder, watcher=watcher, stop=stop, sharing=Sharing(workers, storage))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

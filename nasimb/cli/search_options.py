@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasimb.cli.options import DATA_FORMS, Sampling
+from nasimb.cli.options import DATA_FORMS, STORAGE_HELP, Sampling
 
 if TYPE_CHECKING:
     from nasimb.config import RunConfig
@@ -131,6 +131,16 @@ SkipBadImages = Annotated[
     ),
 ]
 Download = Annotated[bool | None, typer.Option("--download", help="Allow CIFAR to be downloaded.", rich_help_panel=RUN)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Processes on this machine that share the search, a GPU each where there are several. Default: this one "
+        "alone, and whoever joins with nasimb worker.",
+        rich_help_panel=RUN,
+    ),
+]
+Storage = Annotated[str | None, typer.Option(envvar="NASIMB_STORAGE", help=STORAGE_HELP, rich_help_panel=RUN)]
 
 
 def configuration(

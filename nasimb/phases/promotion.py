@@ -44,7 +44,7 @@ def promote_best(
     rows = {trial.number: trial for trial in trials}
     deadline = session.clock() + seconds
     while waiting := awaiting(chosen(ranked(list(rows.values()), cost), scoring.screen.eta)):
-        group = _fitting(waiting, list(rows.values()), deadline - session.clock())
+        group = fitting_group(waiting, list(rows.values()), deadline - session.clock())
         if not group:
             break
         between = show(list(rows.values()))
@@ -68,7 +68,7 @@ def forget(kept: Kept, best: Sequence[Trial], memory_mib: float) -> None:
         del kept[candidate]
 
 
-def _fitting(waiting: Sequence[Trial], trials: Sequence[Trial], left_seconds: float) -> list[Trial]:
+def fitting_group(waiting: Sequence[Trial], trials: Sequence[Trial], left_seconds: float) -> list[Trial]:
     """The first of those waiting that fit together into what is left; one that takes long goes alone."""
     needed = [MARGIN * full_seconds(macs, trials) for macs in accumulate(trial.macs for trial in waiting)]
     together = sum(seconds <= min(left_seconds, MOST_TOGETHER_SECONDS) for seconds in needed[:MOST_TOGETHER])

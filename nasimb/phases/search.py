@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice, takewhile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 
 from nasimb.errors import WorkError
 from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
+from nasimb.phases.shared_search import SharedSearch
+from nasimb.phases.sharing import Exchange
 from nasimb.search.candidate import Scoring
-from nasimb.search.engine import Kept, evaluate_batch
-from nasimb.search.predict import LATEST, MARGIN, fitting
+from nasimb.search.engine import Kept, evaluate_batch, kinds_of
+from nasimb.search.predict import MARGIN, fitting, latest
 from nasimb.search.screening import Screen, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
@@ -33,63 +35,110 @@ def search(
     max_trials: int | None,
     reserve_seconds: Callable[[int], float],
     phase: str = "search",
+    exchange: Exchange | None = None,
 ) -> list[Trial]:
     """Every trial of the run so far and the new ones.
 
     Args:
         max_trials: scored trials in all; None for no such limit.
         reserve_seconds: given how many trials are scored, what must be left for the phases after this one.
+        exchange: where workers join; None: nobody can.
 
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
-    before = trials_of(session.run)
-    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before)
-    screen = scoring.screen
-    keep_back = reserve_seconds(len(before) + STEADY)
-    started_with = session.ledger.remaining() - keep_back
+    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=trials_of(session.run))
+    view = _View(session, study, phase, max_trials, reserve_seconds)
+    kept: Kept = {}
+    fleet = None if exchange is None else exchange.join()
+    if fleet is None:
+        for rows in _alone(session, scoring, study, view, kept):
+            view.record(rows)
+            fleet = None if exchange is None else exchange.join()
+            if fleet is not None or _hopeless(session, study):
+                break
+    shared = None
+    if fleet is not None and exchange is not None:
+        shared = SharedSearch(
+            session, scoring, study, fleet, exchange, max_trials=max_trials, keep_seconds=reserve_seconds,
+            show=view.tick, kept=kept,
+        )  # fmt: skip
+        for rows in shared.rows():
+            view.record(rows)
+            if _hopeless(session, study):
+                break
+    _check_hopeful(study, at_least=0)
+    if study.exhausted:
+        session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
+    trials = study.trials
+    if scoring.screen is not None and shared is not None:
+        trials = shared.promoted(trials, question.cost)
+    elif scoring.screen is not None:
+        left = session.ledger.remaining() - reserve_seconds(study.scored)
+        trials = promote_best(session, scoring, trials, question.cost, kept, seconds=left, show=_shown(session, phase))
+    if shared is not None:
+        shared.close()
+    return trials
+
+
+class _View:
+    """What is shown of a search, and written of it."""
+
+    def __init__(
+        self, session: Session, study: Study, phase: str, max_trials: int | None,
+        reserve_seconds: Callable[[int], float],
+    ) -> None:  # fmt: skip
+        self.max_trials, self.reserve_seconds = max_trials, reserve_seconds
+        self._session, self._study, self._phase = session, study, phase
+        self._keep_back = reserve_seconds(len(study.trials) + STEADY)
+        self._started_with = session.ledger.remaining() - self._keep_back
+        self._detail = _detail(study.trials)
+
+    def record(self, rows: Sequence[Trial]) -> None:
+        """Write new rows, and show them."""
+        self._session.run.append_trials([trial.to_row() for trial in rows])
+        self._detail = _detail(self._study.trials)  # sorts them all, which is too much for every tick
+        self.tick()
+
+    def tick(self) -> None:
+        """Between two units of work."""
+        if self.max_trials is not None:
+            done = self._study.scored / self.max_trials
+        else:
+            done = 1 - (self._session.ledger.remaining() - self._keep_back) / max(self._started_with, 1e-9)
+        self._session.tick(self._phase, done, self._detail)
+
+
+def _alone(session: Session, scoring: Scoring, study: Study, view: _View, kept: Kept) -> Iterator[list[Trial]]:
+    """New rows of a search that this process has for itself; each list is to be recorded before the next is asked for.
+
+    What comes next follows from the rows so far and the seed, so that a run that was killed goes on as it would have.
+    """
+    screen, question = scoring.screen, study.question
+    order = ranked(study.trials, question.cost)
 
     def may_start(macs: Sequence[int]) -> int:
         # The smallest and the largest are needed whatever they cost; a budget too small for them was refused before.
         if len(study.trials) < 2:
             return len(macs)
-        seen, left = _latest(study.trials), session.ledger.remaining()
+        seen, left, reserve = latest(study.trials), session.ledger.remaining(), view.reserve_seconds
         # What must be left may grow with the number scored, so that all may be too many where one is not.
-        keep = _promotion_seconds(study.trials, order, screen, len(macs)) + reserve_seconds(study.scored + len(macs))
+        keep = _promotion_seconds(study.trials, order, screen, len(macs)) + reserve(study.scored + len(macs))
         together = fitting(macs, seen, min(left - keep, MOST_TOGETHER_SECONDS))
-        keep = _promotion_seconds(study.trials, order, screen, 1) + reserve_seconds(study.scored)
+        keep = _promotion_seconds(study.trials, order, screen, 1) + reserve(study.scored)
         return together or fitting(macs[:1], seen, left - keep)
-
-    def done() -> float:
-        if max_trials is not None:
-            return study.scored / max_trials
-        return 1 - (session.ledger.remaining() - keep_back) / max(started_with, 1e-9)
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
         return evaluate_batch(
-            scoring, proposals, study.trials, seed=question.seed, clock=session.clock, kept=kept,
-            between=lambda: session.tick(phase, done(), detail),
+            scoring, proposals, kinds_of(study.trials), seed=question.seed, clock=session.clock, kept=kept,
+            between=view.tick,
         )  # fmt: skip
 
-    kept: Kept = {}
-    order = ranked(study.trials, question.cost)
-    detail = _detail(study.trials)
-    for rows in study.batches(evaluate, may_start, max_trials):
-        session.run.append_trials([trial.to_row() for trial in rows])
-        detail = _detail(study.trials)  # sorts them all, which is too much for every tick
+    for rows in study.batches(evaluate, may_start, view.max_trials):
+        yield rows
         if screen is not None:
             order = ranked(study.trials, question.cost)
             forget(kept, chosen(order, screen.eta), scoring.memory_mib)
-        session.tick(phase, done(), detail)
-        if _hopeless(session, study):
-            break
-    _check_hopeful(study, at_least=0)
-    if study.exhausted:
-        session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
-    if screen is None:
-        return study.trials
-    left = session.ledger.remaining() - reserve_seconds(study.scored)
-    return promote_best(session, scoring, study.trials, question.cost, kept, seconds=left, show=_shown(session, phase))
 
 
 def _promotion_seconds(trials: Sequence[Trial], order: Sequence[Trial], screen: Screen | None, more: int) -> float:
@@ -107,12 +156,6 @@ def _shown(session: Session, phase: str) -> Callable[[Sequence[Trial]], Callable
         return lambda: session.tick(phase, 1.0, detail)
 
     return of
-
-
-def _latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:
-    """MACs and seconds of the last trials that cost something, in order."""
-    charged = ((t.macs, t.seconds) for t in reversed(trials) if t.state in (FINISHED, SCREENED, FAILED))
-    return list(islice(charged, LATEST))[::-1]
 
 
 def _hopeless(session: Session, study: Study) -> bool:

@@ -6,7 +6,7 @@ heads what they took. Scores are those that every candidate would get alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ Kept = dict[Candidate, Features]
 def evaluate_batch(
     scoring: Scoring,
     proposals: Sequence[Proposal],
-    earlier: Sequence[Trial],
+    seen_kinds: Collection[str],
     *,
     seed: int,
     clock: Clock,
@@ -52,7 +52,7 @@ def evaluate_batch(
     With screening all but the smallest, the largest and the first random one see the part alone (see `promote`).
 
     Args:
-        earlier: trials so far.
+        seen_kinds: `kinds_of` the trials so far.
         seed: of the study, for the record.
         kept: gets each screened candidate's features of the part, for `promote`.
         between: called between two units of work; what it raises ends the batch.
@@ -61,7 +61,7 @@ def evaluate_batch(
     start = clock()
     try:
         with memory_errors():
-            return _Batch(scoring, proposals, clock, between).trials(earlier, seed, kept)
+            return _Batch(scoring, proposals, clock, between).trials(seen_kinds, seed, kept)
     except FAILURES as error:
         reason = _one_line(error)
     wasted_seconds = (clock() - start) / len(proposals)
@@ -71,10 +71,15 @@ def evaluate_batch(
     found: list[Trial] = []
     for proposal in proposals:
         (trial,) = evaluate_batch(
-            scoring, [proposal], [*earlier, *found], seed=seed, clock=clock, kept=kept, between=between
+            scoring, [proposal], {*seen_kinds, *kinds_of(found)}, seed=seed, clock=clock, kept=kept, between=between
         )
         found.append(replace(trial, seconds=round(trial.seconds + wasted_seconds, 6)))
     return found
+
+
+def kinds_of(trials: Iterable[Trial]) -> set[str]:
+    """Kinds of which a trial was scored, or failed: after a kill between two rows the same must follow."""
+    return {trial.kind for trial in trials if trial.state != CACHED}
 
 
 def promote(
@@ -153,7 +158,7 @@ class _Batch:
     def _limit_bytes(self) -> float:
         return self.scoring.memory_mib * 2**20
 
-    def trials(self, earlier: Sequence[Trial], seed: int, kept: Kept) -> list[Trial]:
+    def trials(self, seen_kinds: Collection[str], seed: int, kept: Kept) -> list[Trial]:
         """Every member's trial."""
         members = range(len(self.proposals))
         screen = self.scoring.screen
@@ -165,7 +170,7 @@ class _Batch:
             ranked = ((member, self._ranked(member, features, screen)) for member, features in parts.items())
             first = {member: ranking for member, ranking in ranked if ranking is not None}
             kept.update((self.proposals[member].candidate, parts[member]) for member in first)
-            at_once = [member for member in self._at_once(members, earlier) if member in first]
+            at_once = [member for member in self._at_once(members, seen_kinds) if member in first]
             whole = dict(self.judged(at_once, {member: parts[member] for member in at_once}))
         return [self.trial(member, first.get(member), whole.get(member), seed) for member in members]
 
@@ -249,10 +254,9 @@ class _Batch:
             return judge(self.scoring, features) if screen is None else judge_part(self.scoring, screen, features)
         return None
 
-    def _at_once(self, members: Sequence[int], earlier: Sequence[Trial]) -> list[int]:
+    def _at_once(self, members: Sequence[int], seen_kinds: Collection[str]) -> list[int]:
         """Members that see all images at once: the ends of the space, and the first random one."""
-        # A candidate that failed counts too: after a kill between two rows the same must follow.
-        missing = {"smallest", "largest", "random"} - {trial.kind for trial in earlier if trial.state != CACHED}
+        missing = {"smallest", "largest", "random"} - set(seen_kinds)
         chosen = []
         for member in members:
             kind = self.proposals[member].kind

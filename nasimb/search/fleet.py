@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from nasimb.budget import NOTHING, Clock, Holding
+from nasimb.budget import NOTHING, Clock
 from nasimb.ledger import Ledger
 from nasimb.search.queue import OPEN, OVER, PREPARING, Beat, Owner, Unit, WorkQueue
 
@@ -71,6 +71,9 @@ class Fleet:
         say: told who comes and goes.
         phase: that workers are charged to.
         rhythm: of everybody.
+
+    Attributes:
+        holding: what all workers that are heard hold together.
     """
 
     def __init__(
@@ -82,16 +85,12 @@ class Fleet:
         self._heard: dict[str, _Heard] = {}
         self._beats: dict[str, Beat] = {}
         self._alive: set[str] = set()
+        self.holding = NOTHING
         self._out: dict[int, Mapping[str, Any]] = {}
         self._running: dict[int, float] = {}
         self._waiting = 0
         self._served_at = self._read_at = float("-inf")
         self._count = queue.owner().count
-
-    @property
-    def holding(self) -> Holding:
-        """What all workers that are heard hold together."""
-        return sum((self._beats[name].holding for name in self._alive), NOTHING)
 
     @property
     def size(self) -> int:
@@ -107,6 +106,10 @@ class Fleet:
     def waiting(self) -> int:
         """Units out that nobody had claimed when they were last looked at."""
         return self._waiting
+
+    def works(self) -> list[Mapping[str, Any]]:
+        """Units out, as they were put."""
+        return list(self._out.values())
 
     def announce(self, state: str) -> None:
         """Say where the run stands, between two `serve`s."""
@@ -162,6 +165,7 @@ class Fleet:
             if not here:
                 self._ledger.release(name)
         self._beats = beats
+        self.holding = sum((beats[name].holding for name in self._alive), NOTHING)
 
     def put(self, work: Mapping[str, Any]) -> None:
         """Hand a unit out to whoever claims it first."""

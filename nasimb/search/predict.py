@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
 
 QUANTILE = 0.9
 MARGIN = 1.1
 LATEST = 100
 """So many of the last trials are looked at: machines and batches change."""
+
+
+def latest(trials: Sequence[Trial]) -> list[tuple[int, float]]:
+    """MACs and seconds of the last trials that cost something, in order."""
+    charged = ((t.macs, t.seconds) for t in reversed(trials) if t.state in (FINISHED, SCREENED, FAILED))
+    return list(islice(charged, LATEST))[::-1]
 
 
 def predicted_seconds(macs: Sequence[int], seen: Sequence[tuple[int, float]]) -> float:

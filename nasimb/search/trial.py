@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasimb.errors import ResumeError
-from nasimb.rundir import RunDir
+from nasimb.rundir import RunDir, cell_of
 from nasimb.space import Subnet
 
 FINISHED, SCREENED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "screened", "cached", "infeasible", "failed"
@@ -45,6 +45,8 @@ class Trial:
         macs, params: of one image through the subnet and its linear head.
         seconds: charged for it: its share of what its batch took.
         cached_from: number of the trial whose result (a failure too) this one repeats.
+        worker: the process that scored it; None for the owner of the run.
+        attempt: 1, or 2 where a worker was lost with it before.
         reason: why it failed or is infeasible.
     """
 
@@ -69,6 +71,8 @@ class Trial:
     setting: float | None = None
     tau: float | None = None
     cached_from: int | None = None
+    worker: str | None = None
+    attempt: int = 1
     reason: str | None = None
 
     def repeated_as(self, number: int, kind: str) -> Trial:
@@ -79,6 +83,10 @@ class Trial:
         """The columns of trials.csv."""
         row = {name: getattr(self, name) for name in self.__slots__ if name != "candidate"}
         return {**row, **self.candidate.subnet.to_dict(), "calibration": self.candidate.calibration}
+
+    def to_cells(self) -> dict[str, str]:
+        """`to_row` as text, which `from_row` undoes."""
+        return {name: cell_of(value) for name, value in self.to_row().items()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Trial:
@@ -129,6 +137,8 @@ class Trial:
             setting=number("setting"),
             tau=number("tau"),
             cached_from=int(row["cached_from"]) if row["cached_from"] else None,
+            worker=row["worker"] or None,
+            attempt=int(row["attempt"]),
             reason=row["reason"] or None,
         )
 

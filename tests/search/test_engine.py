@@ -19,7 +19,7 @@ from nasimb.heads.base import leave_one_out
 from nasimb.metrics import measure
 from nasimb.search import engine
 from nasimb.search.candidate import Scoring, features_of, rank, statistics_of
-from nasimb.search.engine import Kept, evaluate_batch, promote
+from nasimb.search.engine import Kept, evaluate_batch, kinds_of, promote
 from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Proposal
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Candidate, Trial
@@ -80,7 +80,7 @@ class Ticks:
 
 def run(scoring: Scoring, batch: list[Proposal], earlier: list[Trial] | None = None, **options: Any) -> list[Trial]:
     options = {"seed": 3, "clock": Ticks(), **options}
-    return evaluate_batch(scoring, batch, earlier or [], **options)
+    return evaluate_batch(scoring, batch, kinds_of(earlier or []), **options)
 
 
 def without_seconds(trials: list[Trial]) -> list[Trial]:

@@ -206,12 +206,12 @@ class Day:
             else:
                 self.done[ended.work["number"]] += 1
         while (
-            self.next_number < self.trials and self.fleet.waiting < 16 and self.ledger.remaining(self.fleet.holding) > 0
+            self.next_number < self.trials and self.fleet.waiting < 64 and self.ledger.remaining(self.fleet.holding) > 0
         ):
             self.fleet.put({"number": self.next_number})
             self.next_number += 1
         if self.ledger.remaining(self.fleet.holding) > 1e-6 or self.fleet.size:
-            self.push(20, "serve", who)
+            self.push(60, "serve", who)
 
     def held(self, who: str) -> float:
         return self.deaths.get(who, self.clock.now) - self.births[who]

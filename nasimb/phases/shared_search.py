@@ -1,0 +1,236 @@
+"""The search phase where several processes share it: as `nasimb.phases.search`, but answers come in any order.
+
+The owner of the run alone proposes, writes rows and tells Optuna; workers score what they claim. The owner scores too
+where no worker takes its device. Rows are written in order of their numbers: one that is late holds back the others'
+lines in trials.csv, not their work, and what is answered and not written yet waits in the storage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from nasimb.phases.promotion import fitting_group
+from nasimb.phases.sharing import Exchange
+from nasimb.search import packets
+from nasimb.search.candidate import Scoring
+from nasimb.search.engine import Kept, evaluate_batch, kinds_of, promote
+from nasimb.search.fleet import Ended, Fleet
+from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
+from nasimb.search.screening import awaiting, chosen, full_seconds, promotion_macs, ranked
+from nasimb.search.study import Proposal, Study
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.session import Session
+
+UNIT_SECONDS = 5.0
+"""What candidates that travel together should take: short, for what a kill loses; long, for what a journey costs."""
+MOST_TOGETHER = 16
+POLL_SECONDS = 0.02
+ATTEMPTS = 2
+"""A trial whose worker was lost is begun once more; it may be what killed the worker."""
+
+
+class SharedSearch:
+    """One search, shared.
+
+    Args:
+        keep_seconds: given how many trials are scored, what must be left to the owner for the phases after this one.
+        exchange: tends local workers, and knows whether this process scores candidates too.
+        show: shows where the search stands, and obeys signals; called between two units of work.
+        kept: features of the part that screens, of candidates scored here.
+    """
+
+    def __init__(
+        self, session: Session, scoring: Scoring, study: Study, fleet: Fleet, exchange: Exchange,
+        *, max_trials: int | None, keep_seconds: Callable[[int], float], show: Callable[[], None], kept: Kept,
+    ) -> None:  # fmt: skip
+        self.session, self.scoring, self.study, self.fleet = session, scoring, study, fleet
+        self.max_trials, self.keep_seconds, self.exchange = max_trials, keep_seconds, exchange
+        self._show, self._kept = show, kept
+        self._results: dict[int, Trial] = {}
+        self._taken: dict[int, Proposal] = {}
+        self._attempts: dict[int, int] = {}
+        for ended in fleet.adopt():
+            self._note(ended)
+        for work in fleet.works():
+            self._attempts |= packets.attempts_of(work)
+            if work["task"] == packets.SCORE:
+                self._taken |= {one.number: one for one in packets.proposals_of(work)}
+
+    def rows(self) -> Iterable[list[Trial]]:
+        """New rows, to be written before the next are asked for, until the budget or the space is exhausted."""
+        while True:
+            self._serve()
+            for ended in self.fleet.collect():
+                self._note(ended)
+            yield from self.study.settle(self._results)
+            self._results = {n: trial for n, trial in self._results.items() if n >= len(self.study.trials)}
+            while self._wants_more() and (group := self._group()):
+                self._take(group)
+                self.fleet.put(packets.score(group, self._seen_kinds(group), self._attempts))
+            if self.exchange.own_work and (group := self._group()):
+                self._take(group)
+                self._settle(self._score(group))
+            elif self.fleet.out or self._results or (self.exchange.expecting and not self.fleet.size and self._group()):
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    def promoted(self, trials: Sequence[Trial], cost: str | None) -> list[Trial]:
+        """All trials, the best of those screened scored on all images by whoever is there; rows are written anew."""
+        assert self.scoring.screen is not None
+        found = {trial.number: trial for trial in trials}
+        out: set[int] = set()
+        while True:
+            self._serve()
+            ended = self.fleet.collect()
+            done = [trial for one in ended for trial in self._promotions(one, found)]
+            out -= {number for one in ended for number in packets.numbers_of(one.work)}
+            best = chosen(ranked(list(found.values()), cost), self.scoring.screen.eta)
+            waiting = [trial for trial in awaiting(best) if trial.number not in out]
+            while waiting and self._wants_more() and (group := self._promotable(waiting, found)):
+                self.fleet.put(packets.promote(group))
+                out |= {trial.number for trial in group}
+                waiting = waiting[len(group) :]
+            if self.exchange.own_work and waiting and (group := self._promotable(waiting, found)):
+                done += promote(
+                    self.scoring, group, clock=self.session.clock, kept=self._kept, between=self._between
+                )  # fmt: skip
+            if done:
+                found |= {trial.number: trial for trial in done}
+                self.session.run.replace_trials([trial.to_row() for trial in found.values()])
+            elif self.fleet.out:
+                time.sleep(POLL_SECONDS)
+            else:
+                return list(found.values())
+
+    def _promotions(self, ended: Ended, found: dict[int, Trial]) -> list[Trial]:
+        if ended.work["task"] != packets.PROMOTE:
+            return []
+        if ended.answer is not None:
+            return packets.trials_of_packet(ended.answer)
+        again = []
+        for number in packets.numbers_of(ended.work) if ended.lost else ():
+            attempt = found[number].attempt + 1
+            reason = None if attempt <= ATTEMPTS else _LOST_TWICE
+            again.append(replace(found[number], attempt=min(attempt, ATTEMPTS), reason=reason))
+        return again
+
+    def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
+        hands = max(self.fleet.size + self.exchange.own_work, 1)
+        share = waiting[: max(1, min(MOST_TOGETHER, -(-len(waiting) // hands)))]
+        return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
+
+    def close(self) -> None:
+        """Send everybody home."""
+        self.fleet.close()
+        self.exchange.leave()
+
+    def _serve(self) -> None:
+        self.exchange.tend()
+        self.fleet.serve(self.keep_seconds(self.study.scored))
+        self._show()
+
+    def _between(self) -> None:
+        """Between two units of work done here."""
+        self._serve()
+        for ended in self.fleet.collect():
+            self._note(ended)
+
+    def _note(self, ended: Ended) -> None:
+        """Keep an answer; where there is none, the trials are to be begun again."""
+        if ended.work["task"] != packets.SCORE:
+            return
+        if ended.answer is not None:
+            self._settle(packets.trials_of_packet(ended.answer))
+            return
+        for proposal in packets.proposals_of(ended.work):
+            self._taken.pop(proposal.number, None)
+            attempt = packets.attempts_of(ended.work)[proposal.number]
+            if ended.lost and attempt >= ATTEMPTS:
+                self._settle([_lost(proposal, ended, self.study.question.seed)])
+            elif ended.lost:
+                self._attempts[proposal.number] = attempt + 1
+
+    def _settle(self, trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            self._taken.pop(trial.number, None)
+            if trial.number >= len(self.study.trials):
+                self._results.setdefault(trial.number, trial)
+
+    def _take(self, group: Sequence[Proposal]) -> None:
+        self._taken |= {proposal.number: proposal for proposal in group}
+
+    def _score(self, group: Sequence[Proposal]) -> list[Trial]:
+        """Score candidates here; a signal leaves them to be asked for again."""
+        trials = evaluate_batch(
+            self.scoring, group, self._seen_kinds(group), seed=self.study.question.seed, clock=self.session.clock,
+            kept=self._kept, between=self._between,
+        )  # fmt: skip
+        return [replace(trial, attempt=self._attempts.get(trial.number, 1)) for trial in trials]
+
+    def _seen_kinds(self, group: Sequence[Proposal]) -> set[str]:
+        """Kinds that were scored, or are being scored, under a lower number than the first of the group."""
+        first = min(proposal.number for proposal in group)
+        pending = {one.kind for one in self._taken.values() if one.number < first}
+        return pending | kinds_of(self.study.trials) | kinds_of(t for n, t in self._results.items() if n < first)
+
+    def _wants_more(self) -> bool:
+        """Whether a worker would soon wait: for each there is a unit under way, and for short ones the next."""
+        ahead = 2 if self._typical_seconds() < 1 else 1
+        return self.fleet.size > 0 and self.fleet.out < ahead * self.fleet.size
+
+    def _typical_seconds(self) -> float:
+        seen = latest(self.study.trials)
+        return sum(seconds for _, seconds in seen) / max(len(seen), 1)
+
+    def _group(self) -> list[Proposal]:
+        """The next candidates to be scored together; none where they would not fit into what is left."""
+        scored = sum(trial.state in (FINISHED, SCREENED) for trial in self._results.values())
+        room = MOST_TOGETHER
+        if self.max_trials is not None:
+            room = min(room, self.max_trials - self.study.scored - scored - len(self._taken))
+        if room <= 0:
+            return []
+        waiting = self.study.unclaimed(room, {*self._taken, *self._results})
+        number = self._affordable([proposal.macs for proposal in waiting]) if waiting else 0
+        return waiting[:number]
+
+    def _affordable(self, macs: Sequence[int]) -> int:
+        # The smallest and the largest are needed whatever they cost; a budget too small for them was refused before.
+        if len(self.study.trials) + len(self._results) + len(self._taken) < 2:
+            return min(len(macs), 2)
+        seen = latest(self.study.trials)
+        if not seen:
+            return 1
+        keep = self.keep_seconds(self.study.scored + len(macs)) + self._promotion_seconds(len(macs))
+        left = self._left(keep)
+        number = fitting(macs, seen, left)
+        # What waits for a worker begins only when that is done with what it has.
+        busy = self.fleet.out >= self.fleet.size
+        while number > 1 and predicted_seconds(macs[:number], seen) > UNIT_SECONDS:
+            number -= 1
+        return 0 if busy and 2 * predicted_seconds(macs[:number], seen) > left else number
+
+    def _left(self, keep: float) -> float:
+        return self.session.ledger.remaining(self.fleet.holding, keep_seconds=keep)
+
+    def _promotion_seconds(self, more: int) -> float:
+        """What promoting the best will take of everybody's time after `more` further candidates."""
+        screen = self.scoring.screen
+        if screen is None:
+            return 0.0
+        trials = self.study.trials
+        macs = promotion_macs(ranked(trials, self.study.question.cost), screen.eta, more)
+        return MARGIN * full_seconds(macs, trials) / max(self.fleet.size + self.exchange.own_work, 1)
+
+
+_LOST_TWICE = f"its worker was lost {ATTEMPTS} times"
+
+
+def _lost(proposal: Proposal, ended: Ended, seed: int) -> Trial:
+    return Trial(
+        number=proposal.number, state=FAILED, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
+        params=proposal.params, seed=seed, worker=ended.worker, attempt=ATTEMPTS, reason=_LOST_TWICE,
+    )  # fmt: skip

@@ -1,0 +1,162 @@
+"""How a run is shared: where its processes meet, who starts them, and what the owner needs to lead them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasimb.budget import NOTHING, Holding
+from nasimb.errors import InputError, ResumeError
+from nasimb.phases.spawn import LocalWorkers
+from nasimb.phases.work import ANSWERS
+from nasimb.rundir import RunDir
+from nasimb.search.fleet import PREPARING, RHYTHM, Fleet
+from nasimb.search.queue import WorkQueue
+from nasimb.search.storage import PATIENCE_SECONDS, Reaching, open_storage
+from nasimb.session import Session
+
+FILE = "exchange.json"
+JOURNAL = "work.journal"
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What the user asked for.
+
+    Attributes:
+        workers: processes to start on this machine; 0: this one searches by itself, and with whoever joins.
+        address: of the storage; None: a journal in the run folder.
+    """
+
+    workers: int = 0
+    address: str | None = None
+
+
+ALONE = Sharing()
+
+
+class Exchange:
+    """The owner's connection to whoever joins: opened where workers or a storage are asked for, or when one comes.
+
+    Args:
+        sharing: what was asked for.
+        threads: of this process, to be shared among local workers.
+        devices: for local workers, in turn.
+    """
+
+    def __init__(self, session: Session, sharing: Sharing, *, threads: int, devices: Sequence[str]) -> None:
+        self._session, self._sharing = session, sharing
+        self._threads, self._devices = threads, devices
+        self._fleet: Fleet | None = None
+        self._workers: LocalWorkers | None = None
+        self._looked_at = float("-inf")
+        self.own_work = sharing.workers == 0
+
+    @property
+    def holding(self) -> Holding | None:
+        """What the owner holds while the search is shared: nothing where local workers have its devices."""
+        return NOTHING if self._sharing.workers else None
+
+    def open(self) -> None:
+        """Name the run, so that workers can find it; an address that leads nowhere is refused before time is spent.
+
+        Raises:
+            InputError, StorageError: the storage cannot be opened.
+        """
+        name_of_study(self._session.run, create=True)
+        if self._sharing.workers or self._sharing.address is not None:
+            self._connect(patience_seconds=10.0).announce(PREPARING)
+
+    def join(self) -> Fleet | None:
+        """The fleet, once there is anybody to share with; starts local workers."""
+        if self._fleet is None:
+            now = self._session.clock()
+            if now - self._looked_at >= RHYTHM.beat_seconds:
+                self._looked_at = now
+                if (self._session.run.path / JOURNAL).exists():
+                    self._connect()
+        if self._sharing.workers and self._workers is None:
+            self._workers = LocalWorkers(
+                self._sharing.workers, self._session.run.path, self._sharing.address,
+                threads=max(self._threads // self._sharing.workers, 1), devices=self._devices,
+                say=self._session.watcher.say,
+            )  # fmt: skip
+        return self._fleet
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a local worker is there, or on its way."""
+        return self._workers is not None and bool(self._workers.processes())
+
+    def tend(self) -> None:
+        """Start local workers that are not there; where none is left, the owner works itself. Call it often."""
+        if self._workers is None:
+            return
+        self._workers.tend()
+        if self._workers.hopeless and not self.own_work:
+            self._session.watcher.say("No worker is left; this process goes on by itself.")
+            self._session.ledger.hold(self._session.ledger.own)
+            self.own_work = True
+
+    def settle(self) -> None:
+        """At the end of the run: charge what workers held until they left."""
+        if self._fleet is not None:
+            self._fleet.hear()
+
+    def leave(self) -> None:
+        """Local workers go, after the unit that they are at if that is soon done."""
+        if self._workers is not None:
+            self._workers.leave()
+
+    def _connect(self, patience_seconds: float = PATIENCE_SECONDS) -> Fleet:
+        session, address = self._session, self._sharing.address
+        storage = open_storage(address, session.run.path)
+        reaching = Reaching(storage, address, patience_seconds=patience_seconds, between=self._waiting)
+        queue = WorkQueue(reaching, name_of_study(session.run))
+        reaching.patience_seconds = PATIENCE_SECONDS
+        read_answers(session.run.path, queue)
+        self._fleet = Fleet(queue, session.ledger, session.clock, say=session.watcher.say)
+        return self._fleet
+
+    def _waiting(self) -> None:
+        """While the storage is away: time goes on, and signals are obeyed."""
+        self._session.tick("search", 0.0, "the storage is away; trying again")
+
+
+def name_of_study(run: RunDir, *, create: bool = False) -> str:
+    """Of the run in a storage that many runs may share.
+
+    Args:
+        create: draw one where there is none yet.
+
+    Raises:
+        InputError: there is none: the run has not begun.
+    """
+    found = run.read_json(FILE)
+    if found is None and create:
+        found = {"study": f"nasimb-{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"}
+        run.write_json(FILE, found)
+    if found is None:
+        raise InputError(
+            "a run must have begun before workers join it", got=str(run.path), do="Start the search first."
+        )
+    name = found.get("study")
+    if not isinstance(name, str):
+        raise ResumeError(f"{run.path / FILE} must name a study", got=found, do="Restore it, or start a new run.")
+    return name
+
+
+def read_answers(folder: Path, queue: WorkQueue) -> None:
+    """Hand in the answers that workers kept because the storage was away."""
+    for file in sorted((folder / ANSWERS).glob("*.json")):
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            unit = next((unit for unit in queue.units() if unit.key == kept["key"] and unit.work == kept["work"]), None)
+        except (ValueError, KeyError, TypeError):
+            raise ResumeError(f"{file} must be an answer", got="something else", do="Delete it.") from None
+        if unit is not None:
+            queue.answer(unit, kept["answer"])
+        file.unlink()
