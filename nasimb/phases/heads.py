@@ -21,6 +21,7 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head,
 from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
+from nasimb.phases.admission import not_started
 from nasimb.phases.choice import SHOWN, Choice, merit
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
@@ -83,6 +84,7 @@ class HeadWork:
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
+        self._refused: list[float] = []
 
     def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
         """features_ND of a candidate; kept (up to a limit) for the head and evaluate phases, which ask twice."""
@@ -126,6 +128,7 @@ class HeadWork:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
         self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
+        self._tell_refused(reserve_seconds, "search and test")
         if limit is not None:
             self._most_seconds = most_for_finalists(
                 limit,
@@ -193,7 +196,21 @@ class HeadWork:
             if not self._try(trial.candidate, self.comparison.heads, 1.0):
                 break
             finalists.append(trial)
+        self._tell_refused(self.evaluate_seconds(), "the test")
         return finalists
+
+    def _tell_refused(self, kept_seconds: float, kept: str) -> None:
+        """Say how many comparisons were not started since it was last said."""
+        if self._refused:
+            mean_seconds = sum(self._refused) / len(self._refused)
+            what = "comparison of a head" if len(self._refused) == 1 else "comparisons of heads"
+            left_seconds = self.session.ledger.remaining() - kept_seconds
+            line = not_started(
+                what, len(self._refused), mean_seconds, left_seconds, purpose="heads", kept_seconds=kept_seconds,
+                kept=kept,
+            )  # fmt: skip
+            self.session.watcher.say(line)
+        self._refused.clear()
 
     def fit(
         self, choice: Choice, features_ND: Tensor, labels_N: Tensor,
@@ -259,6 +276,7 @@ class HeadWork:
             expected = self.costs.compare_seconds(repr(head))
             expected += self.costs.features_seconds() if features is None else 0.0
             if expected > self.session.ledger.remaining() - max(keep_seconds, self.evaluate_seconds()):
+                self._refused.append(expected)
                 everything = False
                 continue
             try:
