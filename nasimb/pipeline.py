@@ -91,7 +91,7 @@ def _find(
     heads = HeadWork(session, exact, comparison, num_test=num_test, flip=ground.task.flip)
     with spending("head"):
         heads.measure_largest(Candidate(ground.space.largest(), question.calibrations[0]))
-    with spending("search", exchange.holding):
+    with spending("search"):
         trials = search(
             session, scoring, question, max_trials=budget.trials, reserve_seconds=heads.tail_seconds, exchange=exchange
         )

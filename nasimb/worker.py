@@ -17,7 +17,7 @@ from nasimb.config import RunConfig
 from nasimb.errors import Interrupted
 from nasimb.phases.prepare import choose_device
 from nasimb.phases.sharing import name_of_study
-from nasimb.phases.work import Heart, work
+from nasimb.phases.work import Heart, Scorer, work
 from nasimb.progress import Watcher
 from nasimb.rundir import RunDir
 from nasimb.search.queue import OPEN, OVER, WorkQueue
@@ -64,7 +64,7 @@ def run_worker(
         scoring = assemble.make_scoring(config, ground, frozen, precision)
         watcher.say(f"{name} has loaded the super-network and works for {folder}.")
         return work(
-            queue, heart, scoring, folder, seed=config.seed, clock=clock, stop=stop, say=watcher.say,
+            queue, heart, Scorer(scoring, seed=config.seed, clock=clock), folder, stop=stop, say=watcher.say,
             patience_seconds=patience_seconds, alone=alone,
         )  # fmt: skip
 

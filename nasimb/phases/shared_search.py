@@ -37,7 +37,7 @@ class SharedSearch:
 
     Args:
         keep_seconds: given how many trials are scored, what must be left to the owner for the phases after this one.
-        exchange: tends local workers, and knows whether this process scores candidates too.
+        exchange: tends local workers.
         show: shows where the search stands, and obeys signals; called between two units of work.
         kept: features of the part that screens, of candidates scored here.
     """
@@ -49,6 +49,7 @@ class SharedSearch:
         self.session, self.scoring, self.study, self.fleet = session, scoring, study, fleet
         self.max_trials, self.keep_seconds, self.exchange = max_trials, keep_seconds, exchange
         self._show, self._kept = show, kept
+        self._own_work = True
         self._results: dict[int, Trial] = {}
         self._taken: dict[int, Proposal] = {}
         self._attempts: dict[int, int] = {}
@@ -70,10 +71,10 @@ class SharedSearch:
             while self._wants_more() and (group := self._group()):
                 self._take(group)
                 self.fleet.put(packets.score(group, self._seen_kinds(group), self._attempts))
-            if self.exchange.own_work and (group := self._group()):
+            if self._own_work and (group := self._group()):
                 self._take(group)
                 self._settle(self._score(group))
-            elif self.fleet.out or self._results or (self.exchange.expecting and not self.fleet.size and self._group()):
+            elif (self.fleet.out or self._results) and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
                 self._tell_refused()
@@ -106,14 +107,14 @@ class SharedSearch:
                 self.fleet.put(packets.promote(group))
                 out |= {trial.number for trial in group}
                 waiting = waiting[len(group) :]
-            if self.exchange.own_work and waiting and (group := self._promotable(waiting, found)):
+            if self._own_work and waiting and (group := self._promotable(waiting, found)):
                 done += promote(
                     self.scoring, group, clock=self.session.clock, kept=self._kept, between=self._between
                 )  # fmt: skip
             if done:
                 found |= {trial.number: trial for trial in done}
                 self.session.run.replace_trials([trial.to_row() for trial in found.values()])
-            elif self.fleet.out:
+            elif self.fleet.out and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
                 if waiting:
@@ -135,7 +136,7 @@ class SharedSearch:
         return again
 
     def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
-        hands = max(self.fleet.size + self.exchange.own_work, 1)
+        hands = max(self.fleet.size + self._own_work, 1)
         share = waiting[: max(1, min(MOST_TOGETHER, -(-len(waiting) // hands)))]
         return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
 
@@ -145,7 +146,7 @@ class SharedSearch:
         self.exchange.leave()
 
     def _serve(self) -> None:
-        self.exchange.tend()
+        self._own_work = self.exchange.tend(self.fleet.size)
         self.fleet.serve(self.keep_seconds(self.study.scored))
         self._show()
 
@@ -230,6 +231,10 @@ class SharedSearch:
             number -= 1
         return 0 if busy and 2 * predicted_seconds(macs[:number], seen) > left else number
 
+    def _over(self) -> bool:
+        """Whether no time is left to wait for anybody: what is still out is taken back."""
+        return self._left(self.keep_seconds(self.study.scored)) <= 0
+
     def _left(self, keep: float) -> float:
         return self.session.ledger.remaining(self.fleet.holding, keep_seconds=keep)
 
@@ -240,7 +245,7 @@ class SharedSearch:
             return 0.0
         trials = self.study.trials
         macs = promotion_macs(ranked(trials, self.study.question.cost), screen.eta, more)
-        return MARGIN * full_seconds(macs, trials) / max(self.fleet.size + self.exchange.own_work, 1)
+        return MARGIN * full_seconds(macs, trials) / max(self.fleet.size + self._own_work, 1)
 
 
 _LOST_TWICE = f"its worker was lost {ATTEMPTS} times"

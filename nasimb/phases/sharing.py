@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasimb.budget import NOTHING, Holding
+from nasimb.budget import NOTHING
 from nasimb.errors import InputError, ResumeError
 from nasimb.phases.spawn import LocalWorkers
 from nasimb.phases.work import ANSWERS
@@ -53,12 +53,7 @@ class Exchange:
         self._fleet: Fleet | None = None
         self._workers: LocalWorkers | None = None
         self._looked_at = float("-inf")
-        self.own_work = sharing.workers == 0
-
-    @property
-    def holding(self) -> Holding | None:
-        """What the owner holds while the search is shared: nothing where local workers have its devices."""
-        return NOTHING if self._sharing.workers else None
+        self._own_work = True
 
     def open(self) -> None:
         """Name the run, so that workers can find it; an address that leads nowhere is refused before time is spent.
@@ -86,20 +81,26 @@ class Exchange:
             )  # fmt: skip
         return self._fleet
 
-    @property
-    def expecting(self) -> bool:
-        """Whether a local worker is there, or on its way."""
-        return self._workers is not None and bool(self._workers.processes())
+    def tend(self, heard: int) -> bool:
+        """Start local workers that are not there; call it often.
 
-    def tend(self) -> None:
-        """Start local workers that are not there; where none is left, the owner works itself. Call it often."""
-        if self._workers is None:
-            return
-        self._workers.tend()
-        if self._workers.hopeless and not self.own_work:
-            self._session.watcher.say("No worker is left; this process goes on by itself.")
-            self._session.ledger.hold(self._session.ledger.own)
-            self.own_work = True
+        While local workers have the owner's devices, it holds none, and scores nothing itself; before the first is
+        heard, and when none is left, it does.
+
+        Args:
+            heard: how many workers are.
+
+        Returns:
+            Whether the owner is to score candidates itself.
+        """
+        own_work = self._workers is None or heard == 0
+        if self._workers is not None:
+            self._workers.tend()
+            if own_work != self._own_work:
+                ledger = self._session.ledger
+                ledger.hold(ledger.own if own_work else NOTHING)
+        self._own_work = own_work
+        return own_work
 
     def settle(self) -> None:
         """At the end of the run: charge what workers held until they left."""

@@ -66,11 +66,6 @@ class LocalWorkers:
             if not slot.hopeless:
                 self._start(slot)
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether every worker has died too often."""
-        return bool(self._slots) and all(slot.hopeless for slot in self._slots)
-
     def processes(self) -> list[int]:
         """Of those that run."""
         return [slot.process.pid for slot in self._slots if slot.process is not None and slot.process.poll() is None]

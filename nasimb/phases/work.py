@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -105,23 +105,34 @@ class Heart:
                 self.beat(left=True)
 
 
+Perform = Callable[[Unit, Callable[[], None]], list[Trial]]
+"""A unit, and what is to be called between two steps (what it raises ends the unit) -> its trials."""
+
+
 def work(
-    queue: WorkQueue, heart: Heart, scoring: Scoring, folder: Path, *, seed: int, clock: Clock, stop: Stop,
-    say: Callable[[str], None], patience_seconds: float, alone: Callable[[], bool] = lambda: False,
+    queue: WorkQueue, heart: Heart, perform: Perform, folder: Path, *, stop: Stop, say: Callable[[str], None],
+    patience_seconds: float, alone: Callable[[], bool] = lambda: False,
 ) -> int:  # fmt: skip
     """Units of work until there is a reason to leave; returns how many were answered.
 
     Args:
+        perform: does one unit, as `Scorer` does.
         folder: of the run, for answers that the storage does not take.
-        seed: of the study.
         patience_seconds: without a word of the owner, after which it is gone.
         alone: whether the process that started this worker is gone.
 
     Raises:
         Interrupted: `stop` returned a signal; the unit under way is given back.
-        StorageError: the storage was away for too long.
+        StorageError: the storage was away for too long. NasimbError: `perform` met something that it cannot work with.
     """
-    worker = _Worker(queue, heart, scoring, seed, clock, stop)
+
+    def between() -> None:
+        signal_number = stop()
+        if signal_number:
+            raise Leaving("a worker works until it is stopped", got=f"signal {signal_number}", do="Start it again.")
+        if not heart.granted:
+            raise Leaving("a worker keeps to its grant", got="the time granted is used up", do="Extend the budget.")
+
     answered, poll = 0, POLL_SECONDS
     while True:
         reason = _reason_to_leave(heart, stop, alone, patience_seconds)
@@ -131,10 +142,33 @@ def work(
         unit = queue.claim(heart.name) if heart.granted else None
         if unit is None:
             time.sleep(poll)
-            poll = min(2 * poll, LONGEST_POLL_SECONDS if heart.granted else RHYTHM.beat_seconds / 4)
+            poll = min(2 * poll, LONGEST_POLL_SECONDS)
             continue
         poll = POLL_SECONDS
-        answered += worker.perform(unit, folder, say)
+        try:
+            trials = perform(unit, between)
+        except Leaving as leaving:
+            queue.answer(unit, {RETURNED: str(leaving.got)})
+            continue
+        except NasimbError as error:
+            queue.answer(unit, {RETURNED: str(error)})
+            raise
+        answered += _hand_in(queue, unit, [replace(trial, worker=heart.name) for trial in trials], folder, say)
+
+
+def _hand_in(
+    queue: WorkQueue, unit: Unit, trials: Sequence[Trial], folder: Path, say: Callable[[str], None]
+) -> bool:  # fmt: skip
+    """Whether the answer counts."""
+    answer = packets.answer(trials)
+    try:
+        counts = queue.answer(unit, answer)
+    except StorageError:
+        say(f"The answer is kept in {save_answer(folder, unit, answer)}.")
+        raise
+    if not counts:
+        say(f"Trials {packets.numbers_of(unit.work)}: the answer came too late, and does not count.")
+    return counts
 
 
 def _reason_to_leave(heart: Heart, stop: Stop, alone: Callable[[], bool], patience_seconds: float) -> str | None:
@@ -152,56 +186,31 @@ def _reason_to_leave(heart: Heart, stop: Stop, alone: Callable[[], bool], patien
     return None
 
 
-class _Worker:
-    """Scores what units ask for."""
+class Scorer:
+    """Scores candidates with the frozen super-network at hand.
 
-    def __init__(
-        self, queue: WorkQueue, heart: Heart, scoring: Scoring, seed: int, clock: Clock, stop: Stop
-    ) -> None:  # fmt: skip
-        self._queue, self._heart, self._scoring = queue, heart, scoring
-        self._seed, self._clock, self._stop = seed, clock, stop
+    Args:
+        seed: of the study.
+    """
+
+    def __init__(self, scoring: Scoring, *, seed: int, clock: Clock) -> None:
+        self._scoring, self._seed, self._clock = scoring, seed, clock
         self._kept: Kept = {}
 
-    def perform(self, unit: Unit, folder: Path, say: Callable[[str], None]) -> bool:
-        """Answer a unit, or give it back; whether its answer counts."""
-        try:
-            answer = packets.answer(self._trials(unit))
-        except (Leaving, Interrupted) as reason:
-            self._queue.answer(unit, {RETURNED: str(reason.got)})
-            return False
-        except NasimbError as error:
-            self._queue.answer(unit, {RETURNED: str(error)})
-            raise
-        try:
-            counts = self._queue.answer(unit, answer)
-        except StorageError as error:
-            kept = save_answer(folder, unit, answer)
-            say(f"The storage is away; the answer is kept in {kept}. {error}")
-            raise
-        if not counts:
-            say(f"{packets.numbers_of(unit.work)}: the answer came too late, and does not count.")
-        return counts
-
-    def _trials(self, unit: Unit) -> list[Trial]:
+    def __call__(self, unit: Unit, between: Callable[[], None]) -> list[Trial]:
+        """The trials of a unit of scoring, or of promotion."""
         if unit.work["task"] == packets.SCORE:
             attempts = packets.attempts_of(unit.work)
             found = evaluate_batch(
                 self._scoring, packets.proposals_of(unit.work), unit.work["seen_kinds"], seed=self._seed,
-                clock=self._clock, kept=self._kept, between=self._between,
+                clock=self._clock, kept=self._kept, between=between,
             )  # fmt: skip
             found = [replace(trial, attempt=attempts[trial.number]) for trial in found]
         else:
             trials = packets.trials_of_packet(unit.work)
-            found = promote(self._scoring, trials, clock=self._clock, kept=self._kept, between=self._between)
+            found = promote(self._scoring, trials, clock=self._clock, kept=self._kept, between=between)
         self._forget()
-        return [replace(trial, worker=self._heart.name) for trial in found]
-
-    def _between(self) -> None:
-        signal_number = self._stop()
-        if signal_number:
-            raise Leaving("a worker works until it is stopped", got=f"signal {signal_number}", do="Start it again.")
-        if not self._heart.granted:
-            raise Leaving("a worker keeps to its grant", got="the time granted is used up", do="Extend the budget.")
+        return found
 
     def _forget(self) -> None:
         """Features of the part that screens are kept as far as memory goes, the latest first."""
