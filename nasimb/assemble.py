@@ -221,9 +221,7 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
         InputError: says which, and what would do.
     """
     question, limit = make_question(config, ground), session.ledger.limit_seconds
-    training = None if ground.ready is not None else new_training(config, ground, limit)
-    supernet = training.supernet if training is not None else ground.ready.supernet  # type: ignore[union-attr]
-    scoring = _scoring(config, ground, supernet, {})
+    training, scoring = _not_yet_trained(config, ground, limit)
     check_objective(config.metric, scoring.judged_counts_K.numpy())
     rows = cost_range(ground.space, scoring.cost_of, question.limits)
     session.watcher.say(f"{ground.space.size():,} subnets in {ground.space.name}:")
@@ -232,14 +230,36 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
         session.watcher.say(f"  {row.name:9}{row.macs / 1e6:9.2f}M MACs {row.params / 1e3:9.1f}k params{within}")
     if limit is None:
         return
-    found = probe(
-        supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
-        clock=session.clock, device=ground.device,
-    )  # fmt: skip
+    found = _probed(session, config, ground, training, scoring)
     inference = _inference_precision(config, scoring)
     check_affordable(found, limit, session.ledger.spent(), config.budget)
     precision = None if training is None else training.precision
     session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
+
+
+def probe_units(session: Session, config: RunConfig, ground: Ground) -> Probe:
+    """What `check_budget` measures where a budget limits time, whatever the budget."""
+    training, scoring = _not_yet_trained(config, ground, session.ledger.limit_seconds)
+    return _probed(session, config, ground, training, scoring)
+
+
+def _not_yet_trained(
+    config: RunConfig, ground: Ground, limit_seconds: float | None
+) -> tuple[Training | None, Scoring]:  # fmt: skip
+    """A training before its first step, where there is one to come, and scoring on its super-network."""
+    if ground.ready is not None:
+        return None, _scoring(config, ground, ground.ready.supernet, {})
+    training = new_training(config, ground, limit_seconds)
+    return training, _scoring(config, ground, training.supernet, {})
+
+
+def _probed(
+    session: Session, config: RunConfig, ground: Ground, training: Training | None, scoring: Scoring
+) -> Probe:  # fmt: skip
+    return probe(
+        scoring.supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
+        clock=session.clock, device=ground.device,
+    )  # fmt: skip
 
 
 def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
