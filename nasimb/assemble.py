@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from nasimb.errors import InputError, ResumeError
 from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
 from nasimb.phases.heads import Comparison
-from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
+from nasimb.phases.prepare import check_space_fits
 from nasimb.phases.supernet import Frozen, is_finished, load, train, training_seconds
 from nasimb.rundir import RunDir
 from nasimb.search.candidate import Scoring
-from nasimb.search.limits import Limits, cost_range
+from nasimb.search.limits import Limits
 from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Question
 from nasimb.session import Session
@@ -31,7 +31,8 @@ from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
 from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
-from nasimb.supernet.precision import Precision, faster_inference
+from nasimb.supernet.precision import Precision
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
 
@@ -124,7 +125,11 @@ def check_unchanged(run: RunDir, ground: Ground) -> None:
 
 
 def new_training(
-    config: RunConfig, ground: Ground, seconds: float | None, precision: Precision | None = None
+    config: RunConfig,
+    ground: Ground,
+    seconds: float | None,
+    precision: Precision | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Training:
     """A super-network with fresh weights, ready to be trained on the source.
 
@@ -142,7 +147,9 @@ def new_training(
     supernet = build_supernet(
         ground.space, source.channels, source.num_classes, mean_C, std_C, generator_for(config.seed, 0)
     )
-    return Training(supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip)
+    return Training(
+        supernet, source, recipe, seed=config.seed, device=ground.device, flip=ground.task.flip, ranks=ranks
+    )
 
 
 def frozen_supernet(
@@ -159,16 +166,30 @@ def frozen_supernet(
         return ground.ready
     if is_finished(folder):
         return load(folder, ground.device)
-    ledger, task = session.ledger, ground.task
     # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
-    limit_seconds = limit_seconds or ledger.limit_seconds
+    limit_seconds = limit_seconds or session.ledger.limit_seconds
     planned = None if limit_seconds is None else share * limit_seconds
-    seconds = None if planned is None else training_seconds(ledger, planned)
+    seconds = None if planned is None else training_seconds(session.ledger, planned)
+    return trained_supernet(session, config, ground, folder, planned, seconds)
+
+
+def trained_supernet(
+    session: Session, config: RunConfig, ground: Ground, folder: Path, planned_seconds: float | None,
+    seconds: float | None, ranks: Ranks = ONE_PROCESS,
+) -> Frozen:  # fmt: skip
+    """The super-network trained in `folder` now, by one process or several.
+
+    Args:
+        planned_seconds: that the recipe is made for; None where steps are counted.
+        seconds: that training may take in all.
+    """
+    task = ground.task
     info = {
         "classes": list(task.source.classes),
         "source": config.source or ("target" if task.source_is_target else str(config.data)),
         "source_fingerprint": task.source.fingerprint(),
         "seed": config.seed,
+        "processes": ranks.size,
     }
     images_BCHW = calibration_images(
         "source",
@@ -178,10 +199,11 @@ def frozen_supernet(
         device=torch.device("cpu"),
         limit=config.calibration_images,
     )
-    precision = (session.run.read_json(PROBE_FILE) or {}).get("precision")
+    probed = session.run.read_json(PROBE_FILE) if ranks.first else None
+    precision = ranks.from_first((probed or {}).get("precision"))
     return train(
         session,
-        new_training(config, ground, planned, precision),
+        new_training(config, ground, planned_seconds, precision, ranks),
         folder,
         seconds=seconds,
         steps=config.training_steps,
@@ -199,78 +221,6 @@ def load_trained(run: RunDir, device: torch.device) -> Frozen:
     return load(run.supernet, device)
 
 
-def check_training_budget(session: Session, config: RunConfig, ground: Ground) -> None:
-    """Refuse a time too short to train a super-network in; keeps what it measured.
-
-    Raises:
-        BudgetError: names the smallest budget that works.
-    """
-    limit = session.ledger.limit_seconds
-    assert limit is not None
-    training = new_training(config, ground, limit)
-    step_seconds = measure_step(training, session.clock, ground.device)
-    session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
-    found = Probe(step_seconds, 0.0, 0.0)
-    check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
-
-
-def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
-    """Refuse limits nothing can meet, and a budget too small for the smallest useful run.
-
-    Raises:
-        InputError: says which, and what would do.
-    """
-    question, limit = make_question(config, ground), session.ledger.limit_seconds
-    training, scoring = _not_yet_trained(config, ground, limit)
-    check_objective(config.metric, scoring.judged_counts_K.numpy())
-    rows = cost_range(ground.space, scoring.cost_of, question.limits)
-    session.watcher.say(f"{ground.space.size():,} subnets in {ground.space.name}:")
-    for row in rows:
-        within = "" if row.within else "  (over the limit)"
-        session.watcher.say(f"  {row.name:9}{row.macs / 1e6:9.2f}M MACs {row.params / 1e3:9.1f}k params{within}")
-    if limit is None:
-        return
-    found = _probed(session, config, ground, training, scoring)
-    inference = _inference_precision(config, scoring)
-    check_affordable(found, limit, session.ledger.spent(), config.budget)
-    precision = None if training is None else training.precision
-    session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
-
-
-def probe_units(session: Session, config: RunConfig, ground: Ground) -> Probe:
-    """What `check_budget` measures where a budget limits time, whatever the budget."""
-    training, scoring = _not_yet_trained(config, ground, session.ledger.limit_seconds)
-    return _probed(session, config, ground, training, scoring)
-
-
-def _not_yet_trained(
-    config: RunConfig, ground: Ground, limit_seconds: float | None
-) -> tuple[Training | None, Scoring]:  # fmt: skip
-    """A training before its first step, where there is one to come, and scoring on its super-network."""
-    if ground.ready is not None:
-        return None, _scoring(config, ground, ground.ready.supernet, {})
-    training = new_training(config, ground, limit_seconds)
-    return training, _scoring(config, ground, training.supernet, {})
-
-
-def _probed(
-    session: Session, config: RunConfig, ground: Ground, training: Training | None, scoring: Scoring
-) -> Probe:  # fmt: skip
-    return probe(
-        scoring.supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
-        clock=session.clock, device=ground.device,
-    )  # fmt: skip
-
-
-def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
-    """Number format of the convolutions that score candidates: what was asked for, or the faster one here."""
-    if config.precision != "auto":
-        return config.precision
-    batch = scoring.fitted.subset(torch.arange(min(len(scoring.fitted), scoring.batch_size)))
-    images_BCHW = next(iter(batch.batches(len(batch), scoring.device)))[0]
-    return faster_inference(scoring.supernet, images_BCHW)
-
-
 def inference_precision(run: RunDir, config: RunConfig) -> Precision:
     """As measured before the run, so that a resumed one goes on in it; float32 without a time limit, to repeat."""
     measured = (run.read_json(PROBE_FILE) or {}).get("inference_precision")
@@ -279,7 +229,7 @@ def inference_precision(run: RunDir, config: RunConfig) -> Precision:
 
 def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen, precision: Precision = "float32") -> Scoring:
     """How candidates are scored in this run."""
-    scoring, images = _scoring(config, ground, frozen.supernet, {}), {}
+    scoring, images = bare_scoring(config, ground, frozen.supernet, {}), {}
     scoring = replace(scoring, dtype=getattr(torch, precision), screen=_screen(config, scoring))
     for policy in config.calibrations:
         if policy == "source":
@@ -333,7 +283,8 @@ def make_comparison(config: RunConfig) -> Comparison:
     return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed, heads.crops)
 
 
-def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
+def bare_scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
+    """`make_scoring` without screening, in float32, on these calibration images."""
     task = ground.task
     fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
     if config.validation == "holdout" and validation is None:

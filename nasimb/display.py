@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nasimb.budget import Clock
-from nasimb.progress import Progress
+from nasimb.progress import Progress, Silent, Watcher
 
 LABELS = {
     "plan": "measuring",
@@ -92,23 +92,31 @@ def clock_time(seconds: float) -> str:
 
 
 @contextmanager
-def watching() -> Iterator[tuple[Display, Callable[[], int]]]:
+def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Watcher, Callable[[], int]]]:
     """Progress on stderr, and signals turned into a question that the run asks after every unit of work.
 
     Ctrl-C, SIGTERM, and SIGUSR1, by which SLURM warns before it takes a job's nodes away (sbatch --signal=B:USR1@60).
 
     The second signal is not held back.
+
+    Args:
+        alone: whether nobody else ends this process. torchrun does: it sends SIGTERM as soon as another has ended, and
+            kills who takes too long, so there every signal is held back for good: the last word and the exit code
+            are this process's own.
+        speaking: whether this process is the one that shows progress.
     """
     received = [0]
 
     def note(number: int, frame: object) -> None:
         received[0] = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if alone:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in STOPPING}
     try:
-        with Display(Console(stderr=True)) as display:
-            yield display, lambda: received[0]
+        with Display(Console(stderr=True)) if speaking else nullcontext(Silent()) as watcher:
+            yield watcher, lambda: received[0]
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Python's own handlers go with the interpreter, before the process does; to ignore a signal stays.
+            signal.signal(number, handler if alone else signal.SIG_IGN)

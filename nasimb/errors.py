@@ -36,6 +36,12 @@ class DataError(InputError):
     """The images, labels or splits are not what they must be."""
 
 
+class ImageLostError(DataError):
+    """An image file became unreadable while the run was using it (exit code 1): restored, the run goes on."""
+
+    exit_code = 1
+
+
 class BudgetError(InputError):
     """The budget cannot be read, or cannot buy even the smallest useful run."""
 
@@ -50,6 +56,30 @@ class ResumeError(InputError):
 
 class WorkError(NasimbError, RuntimeError):
     """The work failed although what was asked is right (exit code 1)."""
+
+
+class NotFiniteError(WorkError):
+    """Numbers became NaN or infinite."""
+
+
+class MemoryLimitError(WorkError):
+    """Work would need more memory than `memory_mib` allows."""
+
+
+class OverdueError(WorkError):
+    """Work took so much longer than predicted that it would have used what other phases need."""
+
+
+class DiskFullError(NasimbError, OSError):
+    """A disk, or what a quota leaves of it, is full (exit code 1): what was written before stays, the run goes on."""
+
+
+class Elsewhere(WorkError):
+    """Another process of the same training failed and says why; the command line adds nothing."""
+
+    def __init__(self, said: str, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("every process of a training must be able to go on", got=said, do="Mend that for all.")
 
 
 class Interrupted(NasimbError):

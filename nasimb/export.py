@@ -9,7 +9,6 @@ MODEL/model.json          classes, preprocessing, subnet, norms, head, metrics, 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.data.resize import convert_channels, resize
+from nasimb.durable import replace_whole
 from nasimb.errors import DataError, InputError
 from nasimb.heads import Head
 from nasimb.space import SearchSpace, Subnet
@@ -127,12 +127,7 @@ def save(model: Model, folder: Path) -> None:
     text = json.dumps({"schema": SCHEMA, **values, "head_module": head_kind}, indent=2, ensure_ascii=False)
     # The description travels inside the weights too, so the pair cannot come apart if a kill falls between the files.
     write_tensors(folder / WEIGHTS, model.state_dict(), {DESCRIPTION: text})
-    part = folder / f".{DESCRIPTION}.part"
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / DESCRIPTION)
+    replace_whole(folder / DESCRIPTION, (text + "\n").encode())
 
 
 def load(folder: str | Path) -> Model:

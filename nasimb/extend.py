@@ -62,9 +62,11 @@ def extend_run(
             if added is None:
                 raise _nothing_asked(folder, config.budget, made, finished)
             device = choose_device(config.device)
+            budget = Budget.parse(config.budget).plus(added)
+            spent_seconds = Ledger(run.ledger, clock, budget, held_by(device)).spent()
             extension = Extension(
-                added, config.budget, Budget.parse(config.budget).plus(added).text, environment(str(device), sys.argv)
-            )
+                added, config.budget, budget.text, environment(str(device), sys.argv), spent_seconds
+            )  # fmt: skip
             if finished is not None:
                 _check_worthwhile(run, config, extension, clock, finished["test_reads"])
             extend(run, extension)

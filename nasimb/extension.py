@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import yaml
-
 from nasimb.errors import ResumeError
 from nasimb.rundir import RunDir
 
@@ -33,6 +31,7 @@ class Extension:
         added: as typed, "+4gpu-h".
         before, budget: of the run, without and with it.
         environment: versions, device and command line of the process that asked for it.
+        spent_seconds: on the clock, when it was asked for.
         seen: whether its result was shown. Until then the command that asked for it goes on with it, and adds nothing.
     """
 
@@ -40,6 +39,7 @@ class Extension:
     before: str
     budget: str
     environment: Mapping[str, Any]
+    spent_seconds: float = 0.0
     seen: bool = False
 
 
@@ -71,8 +71,7 @@ def settle(run: RunDir) -> None:
         return
     budget, config = made[-1].budget, run.config()
     if config["budget"] != budget:
-        text = yaml.safe_dump({**config, "budget": budget}, sort_keys=False, allow_unicode=True)
-        run.write_text("config.yaml", text)
+        run.write_config({**config, "budget": budget})
     result = run.read_json(RESULT)
     if result is not None and result["spend"]["limit"] != budget:
         number = len(earlier_results(run)) + 1
@@ -94,6 +93,12 @@ def first_budget(run: RunDir) -> str | None:
     """The budget that an extended run was started with; None for one that never was extended."""
     made = extensions(run)
     return made[0].before if made else None
+
+
+def just_extended(run: RunDir, spent_seconds: float) -> bool:
+    """Whether nothing was spent since the last extension: a process that begins now goes on with nobody's work."""
+    made = extensions(run)
+    return bool(made) and spent_seconds <= made[-1].spent_seconds
 
 
 def extension_notes(run: RunDir) -> list[str]:

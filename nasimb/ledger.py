@@ -12,7 +12,6 @@ RUN/ledger.mark   the account that all lines so far add up to, from which a dama
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from nasimb.accounts import Account, Charge, examine, line_of, mark_of
 from nasimb.budget import NOTHING, ONE_THREAD, Budget, Clock, Holding
-from nasimb.rundir import append_whole
+from nasimb.durable import append_whole, replace_whole, replacing
 
 MAIN = "main"
 """Name of the process that owns the run folder; its seconds are those of the clock on the wall."""
@@ -43,6 +42,7 @@ class Ledger:
     Attributes:
         limit_seconds: on the clock, for the owner alone; None: no time limit.
         own: what the owner usually holds.
+        resumed: whether this process goes on with what an earlier one was stopped in.
 
     Raises:
         BudgetError: the budget is in GPU time, and no GPU is held.
@@ -71,6 +71,8 @@ class Ledger:
             if found.repaired is not None:
                 warn(found.repaired)
                 self._rewrite()
+        self._before = clock_seconds(self._account)
+        self.resumed = bool(self._account)
         self._charged: dict[str, float] = {}
         self._totals = dict.fromkeys(KINDS, 0.0)
         for charge, seconds in self._account.items():
@@ -181,6 +183,10 @@ class Ledger:
         with self._lock:
             return sum(seconds for name, seconds in self.by_phase().items() if phase in (None, name))
 
+    def since_opening(self, phase: str) -> float:
+        """Seconds on the clock that this process has charged to a phase."""
+        return self.spent(phase) - self._before.get(phase, 0.0)
+
     def by_phase(self) -> dict[str, float]:
         """Seconds on the clock of every phase so far, in order of first charge."""
         with self._lock:
@@ -262,19 +268,14 @@ class Ledger:
     def _mark(self) -> None:
         """After the line, never before: a mark that lacks the last line is as good as one that has it."""
         assert self._path is not None
-        part = self._path.with_name(".ledger.mark.part")
-        part.write_text(mark_of(self._account, self._lines), encoding="utf-8")
-        part.replace(self._path.with_suffix(".mark"))
+        with replacing(self._path.with_suffix(".mark"), flush=False) as part:
+            part.write_text(mark_of(self._account, self._lines), encoding="utf-8")
 
     def _rewrite(self) -> None:
         """The account in as few lines as it has entries, in place of a damaged file."""
         assert self._path is not None
-        part = self._path.with_name(".ledger.jsonl.part")
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(line_of(charge, seconds, time.time()) for charge, seconds in self._account.items())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path)
+        lines = (line_of(charge, seconds, time.time()) for charge, seconds in self._account.items())
+        replace_whole(self._path, "".join(lines).encode())
         self._lines = len(self._account)
         self._mark()
 

@@ -6,29 +6,32 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasimb import assemble
+from nasimb import afford, assemble
 from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
-from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, settle
+from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, just_extended, settle
 from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
 from nasimb.phases.search import search
 from nasimb.phases.sharing import ALONE, Exchange, Sharing
+from nasimb.phases.supernet import is_finished, load
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
+from nasimb.search.failures import memory_sentences
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.session import Session, Stop
 from nasimb.space import Subnet
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 
 
 def run_search(
@@ -58,9 +61,9 @@ def run_search(
     run, watcher = RunDir(folder), watcher or Silent()
     device, budget = choose_device(config.device), Budget.parse(config.budget)
     budget.limit_seconds(held_by(device))  # refused before a folder is made
-    with run.claimed():
+    with run.claimed(), memory_sentences():
         config = _as_extended(run, config, watcher)
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
+        run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
         result = run.read_json("result.json")
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
@@ -112,8 +115,7 @@ def _find(
         "test_reads": 1 + len(earlier),
         "provenance": provenance,
     }
-    run.write_json("result.json", result)
-    return result
+    return run.write_json("result.json", result)
 
 
 @contextmanager
@@ -137,6 +139,7 @@ def _session(
     run: RunDir, budget: Budget, device: torch.device, clock: Clock, watcher: Watcher, stop: Stop
 ) -> Session:  # fmt: skip
     ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say)
+    ledger.resumed = ledger.resumed and not just_extended(run, ledger.spent())
     return Session(run, ledger, clock, watcher, stop)
 
 
@@ -148,10 +151,12 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
         if not checked:
             for note in ground.task.notes:
                 session.watcher.say(note)
-            assemble.check_budget(session, config, ground)
+            afford.check_budget(session, config, ground)
+            afford.check_disk(session, config, ground, trained_in=session.run.supernet)
             session.run.write_json("splits.json", _splits(ground))
         else:
             assemble.check_unchanged(session.run, ground)
+            afford.check_disk(session, config, ground, trained_in=session.run.supernet)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -241,28 +246,86 @@ def train_supernet(
     clock: Clock = time.monotonic,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
+    ranks: Ranks = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Train a super-network on `config.source` and leave it in `folder` for `nasimb search --supernet`; resumes.
+
+    Args:
+        ranks: which of several processes this is, that train it together (`nasimb.supernet.joining.joined`). The first
+            owns the folder and the ledger, which charges the devices of all; the others neither read nor write there.
 
     Returns:
         How it was trained, as in supernet.json.
 
     Raises:
         InputError: as `run_search`, or the folder holds something else. Interrupted: as `run_search`.
+        LostRank: another rank is gone. Elsewhere: another rank failed and says why.
     """
     run, watcher = RunDir(folder), watcher or Silent()
-    device, budget = choose_device(config.device), Budget.parse(config.budget)
-    if budget.limit_seconds(held_by(device)) is None:
-        raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
-    with run.claimed():
-        run.open_with(config.to_dict(), environment(str(device), sys.argv))
-        session = _session(run, budget, device, clock, watcher, stop)
-        checked = run.read_json("splits.json") is not None
-        with session.ledger.beating():
-            with _refusing(session, checked=checked), session.ledger.phase("prepare"):
-                ground = assemble.load_source(config, device)
-                if not checked:
-                    assemble.check_training_budget(session, config, ground)
+    device, budget, holding = _for_training(config, ranks)
+    with memory_sentences(), ExitStack() as held:
+        with ranks.alike():
+            if ranks.first:
+                held.enter_context(run.claimed())
+                run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
+            ledger = Ledger(run.ledger if ranks.first else None, clock, budget, holding, warn=watcher.say)
+        session = Session(run, ledger, clock, watcher, stop)
+        checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
+        held.enter_context(ledger.beating())
+        with _refusing(session, checked=checked or not ranks.first), ledger.phase("prepare"):
+            ground = _load_source(config, device, ranks)
+            _check_common(ranks, config, ground)
+            if not checked:
+                afford.check_training_budget(session, config, ground, ranks)
+            with ranks.alike():
+                if ranks.first:
+                    afford.check_disk(session, config, ground, trained_in=folder)
+                if ranks.first and not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
-            with session.ledger.phase("supernet"):
-                return assemble.frozen_supernet(session, config, ground, folder, share=1.0).info
+        with ledger.phase("supernet"):
+            if ranks.from_first(ranks.first and is_finished(folder)):
+                return ranks.from_first(load(folder, device).info if ranks.first else {})
+            # By what is left, which counts devices: a restart may bring more or fewer of them.
+            seconds = ledger.remaining() + ledger.spent("supernet")
+            planned = ledger.limit_seconds
+            return assemble.trained_supernet(session, config, ground, folder, planned, seconds, ranks).info
+
+
+def _for_training(config: RunConfig, ranks: Ranks) -> tuple[torch.device, Budget, Holding]:
+    """This rank's device, the budget, and what all ranks hold together."""
+    with ranks.alike():
+        device, budget = choose_device(config.device, ranks), Budget.parse(config.budget)
+    if ranks.size > 1 and device.type == "cuda":
+        torch.cuda.set_device(device)  # or every process would hold memory of the first GPU besides
+    own = held_by(device)
+    holding = Holding(gpus=int(ranks.total(own.gpus)), threads=int(ranks.total(own.threads)))
+    with ranks.alike():
+        if budget.limit_seconds(holding) is None:
+            raise InputError("a training's budget must limit time", got=budget.text, do="Give hours or minutes.")
+    return device, budget, holding
+
+
+def _load_source(config: RunConfig, device: torch.device, ranks: Ranks) -> assemble.Ground:
+    """The images on every rank; what is to be downloaded, one of each machine fetches before the others look."""
+    ground = None
+    with ranks.alike():
+        if ranks.local == 0 or not config.download:
+            ground = assemble.load_source(config, device)
+    with ranks.alike():
+        return ground or assemble.load_source(config, device)
+
+
+def _check_common(ranks: Ranks, config: RunConfig, ground: assemble.Ground) -> None:
+    """Gradients of other images, or of another command, are not to be added to these."""
+    if ranks.size == 1:
+        return
+    own = {"command": config.to_dict(), "images": ground.task.source.fingerprint()}
+    common = ranks.from_first(own)
+    different = [name for name in own if own[name] != common[name]]
+    with ranks.alike():
+        if different:
+            raise InputError(
+                "all processes of a training must have the same command and the same images",
+                got=f"another {' and another '.join(different)} in process {ranks.rank}",
+                do="Give every machine the same of both.",
+            )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasimb import assemble
+from nasimb import afford, assemble
 from nasimb.budget import Budget, Clock
 from nasimb.config import RunConfig
 from nasimb.errors import Interrupted
@@ -100,10 +100,10 @@ def _measured(
         ground = assemble.load_ground(config, device)
         for note in ground.task.notes:
             session.watcher.say(note)
-        assemble.check_budget(session, config, ground)
+        afford.check_budget(session, config, ground)
     prepare_seconds = session.ledger.spent("prepare")
     kept = session.run.read_json(assemble.PROBE_FILE)
-    probe = assemble.probe_units(session, config, ground) if kept is None else _probe_of(kept)
+    probe = afford.probe_units(session, config, ground) if kept is None else _probe_of(kept)
     frozen = _stand_in(session, config, ground)
     scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(session.run, config))
     for note in assemble.screening_notes(config, scoring):

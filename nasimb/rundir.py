@@ -1,4 +1,4 @@
-"""The run folder: everything a run writes, each file either whole or absent.
+"""The run folder: everything a run writes, each file either whole or absent, each with a check of what it says.
 
 ```
 RUN/config.yaml       the whole configuration; the identity a resumed run is compared with
@@ -19,6 +19,9 @@ RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)
 RUN/extensions.json   what the run was given beyond its first budget (nasimb.extension), and what it had found before
 ```
+
+What is read is what was written, or it is refused with the file and what to do. A last line that a kill tore is cut off
+when the run goes on, and that is said; what it was about is done again.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +42,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from nasimb import seal
+from nasimb.durable import append_whole as append_whole
+from nasimb.durable import leftovers, replace_whole
 from nasimb.errors import InputError, ResumeError
 from nasimb.secrets import command_without_passwords
 from nasimb.spec import read_yaml
@@ -46,8 +52,24 @@ from nasimb.spec import read_yaml
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
     "balanced_loss", "head", "setting", "tau", "macs", "params", "seconds", "device", "seed", "resolution", "depths",
-    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "worker", "attempt", "reason",
+    "widths", "kernel_sizes", "norms", "taps", "calibration", "cached_from", "worker", "attempt", "failure", "reason",
 )  # fmt: skip
+"""Of trials.csv; a last one, `check`, is of the other cells."""
+
+HEADER = ",".join([*TRIAL_COLUMNS, seal.KEY])
+
+RESTORE = {
+    "environment.json": "Restore it, or delete it: it is then written anew for the versions of today.",
+    "result.json": "Restore it, or delete it to have the last phase done again.",
+    "trials.csv": "Restore it; or cut it off before that row and delete study.journal, and what is missing is scored "
+    "again.",
+    "heads.jsonl": "Restore it; or delete that line, and its heads are compared again.",
+}
+OTHERWISE = "Restore it, or start a new run with --run."
+"""What to do with a damaged file."""
+
+Warn = Callable[[str], None]
+"""Told, in one line, what had to be repaired."""
 
 
 class RunDir:
@@ -110,11 +132,17 @@ class RunDir:
                 _remove_empty(made)
             lock.release()
 
-    def open_with(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+    def open_with(
+        self, config: Mapping[str, Any], environment: Mapping[str, Any], warn: Warn = lambda line: None
+    ) -> bool:
         """Start the run, or continue it: True where something is there already.
 
+        Args:
+            warn: told what had to be repaired.
+
         Raises:
-            ResumeError: the folder holds a run with another configuration; names every key that differs.
+            ResumeError: the folder holds a run with another configuration; names every key that differs. Or a file of
+                it is damaged beyond repair, or cannot be written.
         """
         file = self.path / "config.yaml"
         if not file.exists():
@@ -123,7 +151,7 @@ class RunDir:
                 raise ResumeError(
                     "a new run needs an empty folder", got=f"{self.path} holding {stray[0]}", do="Choose another --run."
                 )
-            self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            self.write_config(config)
             self.write_json("environment.json", environment)
             return False
         differences = list(_differences(self.config(), config))
@@ -133,7 +161,7 @@ class RunDir:
                 got="; ".join(f"{key}: {new!r} instead of {old!r}" for key, old, new in differences),
                 do="Use the same options, or another folder with --run.",
             )
-        self._repair()
+        self._repair(environment, warn)
         return True
 
     def discard(self) -> None:
@@ -148,108 +176,122 @@ class RunDir:
         if not file.is_file():
             do = "Name a folder that a search has written."
             raise InputError("a run folder must hold config.yaml", got=str(self.path), do=do)
+        if not seal.is_whole_text(file.read_bytes()):
+            raise self._damaged("config.yaml", "text that its last line, the check, does not belong to")
         return read_yaml(file)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml, atomically."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        self.write_text("config.yaml", seal.sealed_text(text))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file atomically: readers see the old one or the new one."""
-        part = self.path / f".{name}.part"
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path / name)
+        replace_whole(self.path / name, text.encode())
 
-    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """`write_text` of readable JSON; NaN is refused, since JSON has none."""
-        self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    def write_json(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`write_text` of readable JSON, with the key "check"; NaN is refused, since JSON has none.
+
+        Returns:
+            What the file says.
+        """
+        whole = seal.sealed(values)
+        self.write_text(name, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        return whole
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the folder, or None where it is not written yet."""
+        """A JSON file of the folder, or None where it is not written yet.
+
+        Raises:
+            ResumeError: it does not say what was written.
+        """
         file = self.path / name
         if not file.exists():
             return None
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ResumeError(f"{file} must be valid JSON", got=error, do="Restore or delete it.") from None
-        assert isinstance(found, dict)
+            found = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ResumeError(f"{file} must be valid JSON", got=error, do=RESTORE.get(name, OTHERWISE)) from None
+        if not (isinstance(found, dict) and seal.is_whole(found)):
+            raise self._damaged(name, "values that its key 'check' does not belong to")
         return found
 
     def append_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"
-        header = [] if file.exists() and file.stat().st_size else [",".join(TRIAL_COLUMNS)]
-        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
-        self._append("trials.csv", [*header, *lines])
+        header = [] if file.exists() and file.stat().st_size else [HEADER]
+        self._append("trials.csv", [*header, *map(_trial_line, rows)])
 
     def replace_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write trials.csv anew, atomically: what a row says may grow, its place does not change."""
-        lines = [_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]) for row in rows]
-        self.write_text("trials.csv", "".join(line + "\n" for line in [",".join(TRIAL_COLUMNS), *lines]))
+        self.write_text("trials.csv", "".join(line + "\n" for line in [HEADER, *map(_trial_line, rows)]))
 
     def read_trials(self) -> list[dict[str, str]]:
-        """The rows of trials.csv as text; a last line torn by a kill is left out."""
-        lines = self._complete_lines("trials.csv")
-        rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
-        if (lines and tuple(lines[0].split(",")) != TRIAL_COLUMNS) or any(None in row.values() for row in rows):
+        """The rows of trials.csv as text; a last line torn by a kill is left out.
+
+        Raises:
+            ResumeError: a row does not say what was written; the first below the header is row 1.
+        """
+        header, *lines = self._complete_lines("trials.csv") or [HEADER.encode()]
+        if header != HEADER.encode():
+            found = header[:80].decode(errors="replace")
             raise ResumeError(
-                f"{self.path / 'trials.csv'} must have the columns of this version", got=lines[0][:80], do="Restore it."
+                f"{self.path / 'trials.csv'} must have the columns of this version", got=found, do="Restore it."
             )
-        return rows
+        rows = [seal.unsealed_row(line) for line in lines]
+        if None in rows:
+            raise self._damaged("trials.csv", f"row {rows.index(None) + 1}, whose check does not belong to it")
+        cells = csv.reader([row.decode() for row in rows if row is not None])
+        return [dict(zip(TRIAL_COLUMNS, row, strict=True)) for row in cells]
 
     def append_line(self, name: str, values: Mapping[str, Any]) -> None:
         """Add one JSON line, durably."""
-        self._append(name, [json.dumps(values, allow_nan=False)])
+        self._append(name, [json.dumps(seal.sealed(values))])
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines of a file; a torn last one is left out."""
+        """The JSON lines of a file; a torn last one is left out.
+
+        Raises:
+            ResumeError: a line does not say what was written.
+        """
         found = []
         for number, line in enumerate(self._complete_lines(name), start=1):
             try:
-                found.append(json.loads(line))
-            except ValueError:
-                raise ResumeError(
-                    f"every line of {self.path / name} must be JSON",
-                    got=f"line {number}: {line[:60]!r}",
-                    do="Restore it.",
-                ) from None
+                values = json.loads(line)
+            except (ValueError, RecursionError):
+                values = None
+            if not (isinstance(values, dict) and seal.is_whole(values)):
+                raise self._damaged(name, f"line {number}: {line[:60].decode(errors='replace')!r}")
+            found.append({key: value for key, value in values.items() if key != seal.KEY})
         return found
 
     def _append(self, name: str, lines: Sequence[str]) -> None:
         append_whole(self.path / name, "".join(line + "\n" for line in lines).encode())
 
-    def _complete_lines(self, name: str) -> list[str]:
+    def _complete_lines(self, name: str) -> list[bytes]:
         file = self.path / name
-        if not file.exists():
-            return []
-        data = file.read_bytes()
-        return data[: data.rfind(b"\n") + 1].decode("utf-8").splitlines()
+        return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
-    def _repair(self) -> None:
-        """Cut off last lines that a kill tore, so that the next one starts on a line of its own."""
-        for file in (self.path / "trials.csv", self.path / "heads.jsonl", self.journal):
-            if file.exists():
-                data = file.read_bytes()
-                whole = data.rfind(b"\n") + 1
-                if whole < len(data):
-                    os.truncate(file, whole)
+    def _damaged(self, name: str, found: str) -> ResumeError:
+        do = RESTORE.get(name, OTHERWISE)
+        return ResumeError(f"{self.path / name} must say what the run wrote", got=found, do=do)
 
-
-def append_whole(path: Path, data: bytes) -> None:
-    """Append bytes and flush them to the disk; where that fails (a full disk), the file is as it was before.
-
-    Raises:
-        OSError: it failed.
-    """
-    with path.open("ab") as file:
-        end = file.tell()
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            os.truncate(path, end)
-            raise
+    def _repair(self, environment: Mapping[str, Any], warn: Warn) -> None:
+        """Mend what a kill may leave, and find what cannot be mended before anything is built on it."""
+        for part in leftovers(self.path):
+            part.unlink(missing_ok=True)
+        locked = [file for file in self.path.rglob("*") if file.is_file() and not os.access(file, os.W_OK)]
+        if locked:
+            raise ResumeError("files of a run must be writable", got=locked[0], do="Change its permissions.")
+        for name in ("trials.csv", "heads.jsonl"):
+            file = self.path / name
+            data = file.read_bytes() if file.exists() else b""
+            if not data.endswith(b"\n") and data:
+                warn(f"{file}: the last line was torn, by a kill or a full disk, and is cut off.")
+                os.truncate(file, data.rfind(b"\n") + 1)
+        if self.read_json("environment.json") is None:
+            warn(f"{self.path / 'environment.json'} was missing; it is written anew for the versions of today.")
+            self.write_json("environment.json", environment)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -313,6 +355,10 @@ def cell_of(value: object) -> str:
     if isinstance(value, tuple | list):
         return "-".join(map(str, value))
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _trial_line(row: Mapping[str, Any]) -> str:
+    return seal.sealed_row(_csv_line([cell_of(row.get(column)) for column in TRIAL_COLUMNS]))
 
 
 def _csv_line(cells: Sequence[str]) -> str:

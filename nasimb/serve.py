@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 
-from nasimb.errors import InputError, Interrupted
+from nasimb.errors import InputError
 from nasimb.search.storage import FlockedJournal, open_storage
 from nasimb.secrets import without_passwords
 from nasimb.session import Stop
@@ -26,16 +29,18 @@ def serve_storage(
         host: to listen on; anything but loopback is pointed out.
 
     Raises:
-        InputError: the port is taken, or a package is missing. Interrupted: a signal came; nothing is lost.
+        InputError: the port is taken, or a package is missing.
     """
     try:
         from optuna.storages import run_grpc_proxy_server
     except ImportError:
         raise InputError("serving needs a package", got="no grpc", do="pip install 'nasimb[grpc]'.") from None
     storage = JournalStorage(FlockedJournal(file)) if address is None else open_storage(address, file.parent)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     failures: list[BaseException] = []
 
     def run() -> None:
+        warnings.simplefilter("ignore", ExperimentalWarning)  # a message for developers; the tests watch the interface
         try:
             run_grpc_proxy_server(storage, host=host, port=port)
         except BaseException as error:
@@ -53,9 +58,8 @@ def serve_storage(
         say("Only processes on this machine can reach it; from another host, come through an SSH tunnel.")
     else:
         say("Everybody who reaches this address can read and write it: there is no password and no encryption.")
-    while not (signal_number := stop()):
+    while not stop():
         time.sleep(0.1)
-    raise Interrupted(signal_number, resume="Start it again to go on serving.")
 
 
 def is_loopback(host: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall a busy machine
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from postgres import Postgres
 from sklearn.datasets import load_digits
 from tiny_run import DATA, tiny_config
 
@@ -31,6 +33,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config(folder, data=FIRST_FIVE, imbalance_factor=10.0, budget="6trials")
     run_search(config, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole session; every test uses names of its own in it."""
+    # Not below pytest's own folder, which is closed to the user that the server runs as.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder) / "data")
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -101,3 +101,20 @@ def test_a_signal_is_a_question_answered_later(number: signal.Signals) -> None:
         # The second one is not held back.
         assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     assert signal.getsignal(number) == before
+
+
+def test_under_torchrun_every_signal_is_held_back_and_one_process_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    """torchrun sends SIGTERM as soon as another has ended, which may have been told to end by the same signal."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with watching(alone=False, speaking=False) as (watcher, stop):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stop() == signal.SIGTERM
+            watcher.say("anything")
+            watcher.show(progress())
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # while the last word is being said
+        assert capsys.readouterr() == ("", "")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

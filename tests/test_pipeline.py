@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +21,13 @@ from nasimb.config import RunConfig
 from nasimb.errors import BudgetError, InputError, Interrupted, ResumeError
 from nasimb.export import load
 from nasimb.ledger import clock_seconds, read_account
-from nasimb.pipeline import run_search, train_supernet
+from nasimb.pipeline import _load_source, run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
 from nasimb.search.study import SAMPLERS
 from nasimb.search.trial import trials_of
 from nasimb.supernet.fold import FoldedBlock, FoldedStem
+from nasimb.supernet.ranks import Ranks
 from nasimb.supernet.resnet import ResNetSupernet, StemStep
 from nasimb.supernet.train import Training
 
@@ -563,6 +566,27 @@ def test_training_alone_resumes_and_is_refused_without_a_time(tmp_path: Path, mo
     info = train_supernet(config, tmp_path / "out", clock=clock)
     assert info["steps"] > 100
     assert train_supernet(config, tmp_path / "out", clock=clock) == info
+
+
+@pytest.mark.parametrize(
+    ("local", "download", "order"),
+    [(0, True, ["loaded", "met", "met"]), (1, True, ["met", "loaded", "met"]), (1, False, ["loaded", "met", "met"])],
+)
+def test_one_process_of_a_machine_downloads_before_the_others_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: int, download: bool, order: list[str]
+) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def meeting(ranks: Ranks) -> Iterator[None]:
+        yield
+        seen.append("met")
+
+    monkeypatch.setattr(Ranks, "alike", meeting)
+    monkeypatch.setattr("nasimb.assemble.load_source", lambda *_: seen.append("loaded") or "ground")
+    config = tiny_config(tmp_path, source=DATA, download=download)
+    assert _load_source(config, torch.device("cpu"), Ranks(local, 2, local)) == "ground"
+    assert seen == order
 
 
 def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:

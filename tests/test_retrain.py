@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 from tiny_run import DATA
 
@@ -21,6 +20,7 @@ from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import DataError, InputError
 from nasimb.export import Model, load
 from nasimb.retrain import head_table, retrain_head
+from nasimb.rundir import RunDir
 
 CPU = torch.device("cpu")
 
@@ -128,8 +128,7 @@ def test_a_retrained_model_knows_what_its_backbone_saw(run: Path) -> None:
 
 def test_a_ready_supernetwork_is_asked_where_it_is(run: Path) -> None:
     shutil.move(run / "supernet", run.parent / "ready")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "supernet": str(run.parent / "ready")}))
+    RunDir(run).write_config({**RunDir(run).config(), "supernet": str(run.parent / "ready")})
     with pytest.raises(DataError, match="must not have been trained on"):
         retrain_head(run, SEEN, "ridge", device=CPU)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,14 @@ def test_trials_come_back_as_written_and_a_torn_row_is_left_out(tmp_path: Path) 
     file = run.path / "trials.csv"
     file.write_bytes(file.read_bytes() + b"2,finished,rand")
     assert len(run.read_trials()) == 2
+    said: list[str] = []
     with run.claimed():
-        run.open_with(CONFIG, {})
+        run.open_with(CONFIG, {}, said.append)
+    (line,) = said
+    assert "trials.csv: the last line was torn" in line
     run.append_trials([{"number": 2, "state": "finished"}])
     assert [row["number"] for row in run.read_trials()] == ["0", "1", "2"]
-    assert file.read_text().splitlines()[0] == ",".join(TRIAL_COLUMNS)
+    assert file.read_text().splitlines()[0] == ",".join([*TRIAL_COLUMNS, "check"])
 
 
 def test_rows_of_a_batch_are_the_same_lines_as_one_by_one(tmp_path: Path) -> None:
@@ -97,11 +101,12 @@ def test_columns_of_another_version_are_refused(tmp_path: Path) -> None:
 def test_json_files_are_whole_or_absent(tmp_path: Path) -> None:
     run = opened(tmp_path)
     assert run.read_json("result.json") is None
-    run.write_json("result.json", {"schema": 1})
-    assert run.read_json("result.json") == {"schema": 1}
+    written = run.write_json("result.json", {"schema": 1})
+    assert written.items() > {"schema": 1}.items()
+    assert run.read_json("result.json") == written == json.loads((run.path / "result.json").read_text())
     with pytest.raises(ValueError, match="JSON"):
         run.write_json("result.json", {"value": float("nan")})
-    assert run.read_json("result.json") == {"schema": 1}
+    assert run.read_json("result.json") == written
     (run.path / "result.json").write_text("{")
     with pytest.raises(ResumeError, match="valid JSON"):
         run.read_json("result.json")
@@ -113,7 +118,8 @@ def test_json_lines(tmp_path: Path) -> None:
     run.append_line("heads.jsonl", {"a": 1})
     (run.path / "heads.jsonl").open("a").write('{"a":')
     assert run.read_lines("heads.jsonl") == [{"a": 1}]
-    (run.path / "heads.jsonl").write_text('{"a": 1}\n{"a":\n')
+    with (run.path / "heads.jsonl").open("a") as file:
+        file.write("\n")
     with pytest.raises(ResumeError, match="line 2"):
         run.read_lines("heads.jsonl")
 

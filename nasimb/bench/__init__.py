@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     ),
     "train": ("train:sandwich_over_plain",),
     "storage": ("storage:orchestration",),
+    "workers": ("workers:storage_time", "workers:throughput"),
     "screening": ("screening:screening",),
     "ranking": ("ranking:ranking",),
 }

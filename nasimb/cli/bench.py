@@ -22,7 +22,9 @@ SPACE = "cifar-resnet"
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="candidate, head, train, storage (the default); screening and ranking, which take long."),
+        typer.Argument(
+            help="candidate, head, train, storage (the default); workers, and screening and ranking, which take long."
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,

@@ -17,7 +17,8 @@ from nasimb.cli.plan import plan
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
-from nasimb.errors import NasimbError
+from nasimb.durable import NO_SPACE, disk_full
+from nasimb.errors import Elsewhere, NasimbError
 from nasimb.secrets import without_passwords
 
 app = typer.Typer(
@@ -64,6 +65,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(prog_name="nasimb", standalone_mode=False)
+    except Elsewhere as error:  # the process that failed has said it
+        sys.exit(error.exit_code)
     except NasimbError as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as done:
@@ -73,6 +76,8 @@ def main() -> None:
     except USAGE_ERROR as error:
         _show_usage_error(error)
     except OSError as error:
+        if error.errno in NO_SPACE:
+            _fail(str(disk_full(error.filename or "a file", error)), 1)
         rule = f"files must be readable and writable; got {error}."
         _fail(f"{rule} Mend that, and give the same command again to go on.", 1)
     else:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.options import Format
 from nasimb.cli.search_options import (
     RUN,
@@ -75,6 +76,7 @@ def search(
     and the spend are left in the run folder.
     The same command again resumes an interrupted run; nasimb worker RUN joins a running one.
     """
+    refuse_torchrun()
     from nasimb.phases.sharing import Sharing
     from nasimb.pipeline import run_search
     from nasimb.report.show import print_report

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nasimb.cli.launch import ranks_of_torchrun
 from nasimb.cli.options import DATA_FORMS, Sampling
 from nasimb.display import watching
 
@@ -31,6 +32,13 @@ def supernet_train(
     """Train a super-network on balanced images and keep it for any number of searches (--supernet DIR).
 
     The same command again resumes an interrupted training.
+
+    Under torchrun the same command trains on several GPUs, or by several processes on CPUs, one batch together:
+
+    `torchrun --nproc-per-node 4 --max-restarts 3 -m nasimb supernet train --source ... --budget 4gpu-h --out ...`
+
+    The budget pays for all of them. Batch norms see the share of their own process, or with `--set sync_bn=true` the
+    whole batch: then the loss is that of one process.
     """
     from nasimb.config import load_config
     from nasimb.pipeline import train_supernet
@@ -38,8 +46,10 @@ def supernet_train(
     assignments = [f"training.sampling={sampling.value}", *(f"training.{text}" for text in assign or [])]
     options = {"data": source, "source": source, "space": space, "budget": budget, "seed": seed, "device": device,
                "download": download}  # fmt: skip
-    config = load_config(None, options, assignments)
-    with watching() as (watcher, stop):
-        info = train_supernet(config, out, watcher=watcher, stop=stop)
-    print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
-    print(f"nasimb search --supernet {out} --data ... --budget ...")
+    with ranks_of_torchrun() as ranks, watching(alone=ranks.size == 1, speaking=ranks.first) as (watcher, stop):
+        with ranks.alike():
+            config = load_config(None, options, assignments)
+        info = train_supernet(config, out, watcher=watcher, stop=stop, ranks=ranks)
+        if ranks.first:
+            print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
+            print(f"nasimb search --supernet {out} --data ... --budget ...")

@@ -25,7 +25,7 @@ def augment(images_BCHW: Tensor, generator: torch.Generator, flip: bool, pad: in
         generator: on the CPU, so that every device sees the same augmentation.
         pad: pixels; 0 shifts nothing.
     """
-    return _moved(images_BCHW, _drawn(len(images_BCHW), generator, flip, pad))
+    return moved(images_BCHW, draw_moves(len(images_BCHW), generator, flip, pad))
 
 
 def augmented(images: ImageSet, generator: torch.Generator, flip: bool, pad: int) -> ImageSet:
@@ -33,7 +33,7 @@ def augmented(images: ImageSet, generator: torch.Generator, flip: bool, pad: int
 
     Args, as `augment`; `generator` is drawn from once, here.
     """
-    return replace(images, store=_AugmentedStore(images.store, _drawn(len(images.store), generator, flip, pad)))
+    return replace(images, store=_AugmentedStore(images.store, draw_moves(len(images.store), generator, flip, pad)))
 
 
 class _AugmentedStore:
@@ -47,7 +47,7 @@ class _AugmentedStore:
         return len(self._store)
 
     def read(self, indices_B: Tensor, device: torch.device) -> Tensor:
-        return _moved(self._store.read(indices_B, device), self._moves_3N[:, indices_B.cpu()])
+        return moved(self._store.read(indices_B, device), self._moves_3N[:, indices_B.cpu()])
 
     def stream(self, index_batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         ahead: list[Tensor] = []
@@ -58,7 +58,7 @@ class _AugmentedStore:
                 yield indices_B
 
         for images_BCHW in self._store.stream(indices(), device):
-            yield _moved(images_BCHW, self._moves_3N[:, ahead.pop(0)])
+            yield moved(images_BCHW, self._moves_3N[:, ahead.pop(0)])
 
     def hashes(self) -> list[str]:
         """Those of the images as they are stored: a moved copy is no other image."""
@@ -68,8 +68,8 @@ class _AugmentedStore:
         return self._store.name(index)
 
 
-def _drawn(num_images: int, generator: torch.Generator, flip: bool, pad: int) -> Tensor:
-    """moves_3B: shift down, shift right, whether mirrored."""
+def draw_moves(num_images: int, generator: torch.Generator, flip: bool, pad: int) -> Tensor:
+    """moves_3B of a batch for `moved`: shift down, shift right, whether mirrored. Arguments as of `augment`."""
     shifts_2B = torch.randint(-pad, pad + 1, (2, num_images), generator=generator)
     mirrored_1B = torch.zeros((1, num_images), dtype=torch.int64)
     if flip:
@@ -77,7 +77,8 @@ def _drawn(num_images: int, generator: torch.Generator, flip: bool, pad: int) ->
     return torch.cat([shifts_2B, mirrored_1B])
 
 
-def _moved(images_BCHW: Tensor, moves_3B: Tensor) -> Tensor:
+def moved(images_BCHW: Tensor, moves_3B: Tensor) -> Tensor:
+    """uint8 [B, C, H, W]: each image shifted and mirrored in its own way."""
     num_images, channels, height, width = images_BCHW.shape
     device = images_BCHW.device
     down_B, right_B, mirrored_B = send(moves_3B, device)

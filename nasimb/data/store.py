@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.data.transfer import send
-from nasimb.errors import DataError
+from nasimb.errors import ImageLostError
 
 # Pixels, or why there are none: a worker process that raises holds the end of the run up for five seconds.
 Loaded = Tensor | str
@@ -161,7 +162,7 @@ class FileStore:
             collate_fn=_collate,
             pin_memory=self._pin_memory,
             persistent_workers=True,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_leave_signals_to_main,
             # Its own generator: by default a loader draws its seed from torch's global one.
             generator=torch.Generator(),
         )
@@ -194,10 +195,12 @@ class _Batches(Sampler[list[int]]):
         return (indices_B.tolist() for indices_B in self.current)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches worker processes too; whether to stop, and when, is for the main process to say."""
+def _leave_signals_to_main(worker: int) -> None:
+    """Signals to the whole group (Ctrl-C, torchrun's SIGTERM) reach workers too; when to stop is for main to say."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
 
 
 def _collate(items: list[Loaded]) -> Loaded:
@@ -208,5 +211,6 @@ def _collate(items: list[Loaded]) -> Loaded:
 
 def _readable(loaded: Loaded) -> Tensor:
     if isinstance(loaded, str):
-        raise DataError("image files must stay readable while they are used", got=loaded, do="Restore it.")
+        do = "Restore it, and give the same command again to go on."
+        raise ImageLostError("image files must stay readable while they are used", got=loaded, do=do)
     return loaded

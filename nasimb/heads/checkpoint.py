@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from nasimb.errors import ResumeError
+from nasimb.errors import InputError, ResumeError
+from nasimb.nn.tensors import read_tensors, write_tensors
 
 IDENTITY = "identity"
 
@@ -43,11 +41,10 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                saved = (file.metadata() or {}).get(IDENTITY)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        except SafetensorError as error:
+            tensors, metadata = read_tensors(self.path)
+        except InputError as error:
             raise ResumeError("a checkpoint must be readable", got=f"{self.path}: {error}", do="Remove it.") from error
+        saved = metadata.get(IDENTITY)
         if saved != _text(identity):
             raise ResumeError(
                 "a fit continues only its own checkpoint",
@@ -60,12 +57,7 @@ class Checkpoint:
         """Save, if it is time to."""
         if self._clock() - self._saved_at < self._every_seconds:
             return
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors().items()}
-        save_file(contiguous, partial, metadata={IDENTITY: _text(identity)})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        write_tensors(self.path, tensors(), {IDENTITY: _text(identity)})
         self._saved_at = self._clock()
 
     def remove(self) -> None:

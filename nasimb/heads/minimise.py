@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nasimb.errors import WorkError
+from nasimb.errors import NotFiniteError
 from nasimb.heads.lbfgs import At, State, descend
 from nasimb.heads.standardise import Standardised, parts
 from nasimb.losses.base import Loss, Phase
@@ -149,7 +149,7 @@ def minimise(
         watch: told of every iteration.
 
     Raises:
-        WorkError: the objective, or a weight, has left the range of numbers.
+        NotFiniteError: the objective, or a weight, has left the range of numbers.
     """
     precisions = [torch.float32] if tolerance >= FLOAT32_TOLERANCE else [torch.float32, torch.float64]
     solution = start or _fresh(prepared)
@@ -180,10 +180,10 @@ def minimise(
 
 
 def check_solution(objective: float, weight_PD: Tensor, bias_P: Tensor) -> None:
-    """Raise WorkError if a number is not finite."""
+    """Raise NotFiniteError if a number is not finite."""
     if math.isfinite(objective) and bool(torch.isfinite(weight_PD).all() and torch.isfinite(bias_P).all()):
         return
-    raise WorkError(
+    raise NotFiniteError(
         "a fitted head must be finite",
         got=f"objective {objective:g} with largest weight {float(weight_PD.abs().max()):g}",
         do="Try another penalty; check the features.",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from nasimb.errors import DataError, WorkError
+from nasimb.errors import DataError, NotFiniteError
 from nasimb.heads.weights import BALANCED, ClassWeighting
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -151,7 +151,7 @@ def gather_moments(chunks: Chunks, classes: Classes, weightings: Sequence[ClassW
         weightings: those whose second moments are wanted; their D x D products are the cost.
 
     Raises:
-        WorkError: a feature is not finite.
+        NotFiniteError: a feature is not finite.
         DataError: the images are not those that `classes` counts.
     """
     sums: _Sums | None = None
@@ -197,7 +197,7 @@ class _Sums:
         # Squares only grow: one value that is not finite stays.
         if not torch.isfinite(self._squares_D).all():
             broken = int((~torch.isfinite(features_BD)).any(dim=1).sum())
-            raise WorkError(
+            raise NotFiniteError(
                 "features must be finite",
                 got=f"NaN or infinity in {broken} of {len(features_BD)} images",
                 do="Leave this candidate out; check its normalisation statistics.",

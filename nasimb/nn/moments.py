@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,47 @@ def merged(parts: Sequence[Moments], sizes: Sequence[int]) -> Moments:
 def batch_moments(key: str, x_BCHW: Tensor) -> None:
     """The `MomentsFor` of training: every layer uses its batch, through torch's fused kernel."""
     del key, x_BCHW
+
+
+def synchronised(summed_: Callable[[Tensor], Tensor]) -> MomentsFor:
+    """The `MomentsFor` of training by several processes as one: every layer uses the batches of all of them together.
+
+    The moments depend on the layer's input, so gradients flow through them, to every process.
+
+    Args:
+        summed_: adds a tensor up over the processes, in place; called once a layer forward and once backward.
+    """
+
+    def moments_for(key: str, x_BCHW: Tensor) -> Moments:
+        del key
+        return Moments(*_SharedMoments.apply(x_BCHW, summed_))
+
+    return moments_for
+
+
+class _SharedMoments(torch.autograd.Function):
+    """(x_BCHW, summed_) -> mean_C, var_C over the inputs of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, summed_: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        own, channels = moments(x_BCHW), x_BCHW.shape[1]
+        mean_C, var_C = own.mean_C.double(), own.var_C.double()
+        # Merged in float64, where the square of a mean far from zero does not swallow the variance beside it.
+        sums = torch.cat([mean_C, var_C + mean_C**2, mean_C.new_ones(1)]) * (x_BCHW.numel() // channels)
+        mean_C, square_C, count_1 = torch.split(summed_(sums), [channels, channels, 1])
+        mean_C, square_C = mean_C / count_1, square_C / count_1
+        ctx.summed_ = summed_
+        ctx.save_for_backward(x_BCHW, mean_C.float(), count_1.float())
+        return mean_C.float(), (square_C - mean_C**2).clamp_(min=0.0).float()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        x_BCHW, mean_C, count_1 = ctx.saved_tensors
+        # Every process normalises with these moments: the slopes of all of them lead back to every input.
+        mean_slope_C, var_slope_C = torch.split(ctx.summed_(torch.cat(slopes)) / count_1, len(mean_C))
+        centred_BCHW = x_BCHW - mean_C[:, None, None]
+        slope_BCHW = torch.addcmul(mean_slope_C[:, None, None], centred_BCHW, 2 * var_slope_C[:, None, None])
+        return slope_BCHW.to(x_BCHW.dtype), None
 
 
 def given(statistics: Statistics) -> MomentsFor:

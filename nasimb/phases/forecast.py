@@ -132,7 +132,7 @@ def forecast(costs: Costs, budget: Budget, holding: Holding, devices: int = 1) -
             limit, spent_seconds=ledger.spent("head"), remaining_seconds=ledger.remaining(),
             evaluate_seconds=evaluate_seconds,
         )  # fmt: skip
-    left_seconds = _left_for_search(account, costs, most_seconds, devices)
+    left_seconds = _left_for_search(account, costs, most_seconds, evaluate_seconds, devices)
     candidates, promoted = _bought(costs.search, devices * left_seconds, budget.trials)
     search_seconds = min(left_seconds, _search_seconds(costs.search, candidates.expected) / devices)
     if limit is not None and candidates.expected < min(budget.trials or inf, costs.search.most):
@@ -145,12 +145,14 @@ def forecast(costs: Costs, budget: Budget, holding: Holding, devices: int = 1) -
     return Forecast(devices, wall, held, candidates, promoted, steps, limit)
 
 
-def _left_for_search(account: _Account, costs: Costs, most_seconds: float, devices: int) -> float:
+def _left_for_search(
+    account: _Account, costs: Costs, most_seconds: float, evaluate_seconds: float, devices: int
+) -> float:
     """Seconds on the clock that the search has: all but the tail; the first trials may use a part of that."""
     others = NOTHING if devices == 1 else times(account.holding, devices - 1)
 
     def left_seconds(finished: int) -> float:
-        keep = costs.heads.tail_seconds(finished, most_seconds=most_seconds, passed_again=costs.passed_again)
+        keep = costs.heads.tail_seconds(finished, most_seconds=most_seconds, evaluate_seconds=evaluate_seconds)
         return max(account.ledger.remaining(others, keep_seconds=keep), 0.0)
 
     first_seconds = _search_seconds(costs.search, FIRST_TRIALS)

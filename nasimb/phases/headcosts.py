@@ -75,27 +75,29 @@ class HeadCosts:
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
         return self.finalists * (self.typical_share * self.features_seconds() + fit_seconds)
 
-    def evaluate_seconds(self, passed_again: int) -> float:
+    def evaluate_seconds(self, passed_again: int, again_seconds: float | None = None) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.
 
         Args:
             passed_again: target images that pass through a tested subnet once more.
+            again_seconds: what comes before it in a process that begins it anew, where time for that is to be kept.
         """
         images = self.test + passed_again + (self.crops - 1) * self.target
         features_seconds = self.calibrate_seconds + images * self.image_seconds
         fit_seconds = self.crops * max(self.fit_seconds.values(), default=0.0)
         work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
-        return MARGIN * work_seconds + START_SECONDS
+        once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
+        return MARGIN * (work_seconds + once_more_seconds) + START_SECONDS
 
-    def tail_seconds(self, finished: int, *, most_seconds: float, passed_again: int) -> float:
+    def tail_seconds(self, finished: int, *, most_seconds: float, evaluate_seconds: float) -> float:
         """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
 
         Args:
             finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
                 to compare.
             most_seconds: see `most_for_finalists`.
+            evaluate_seconds: see there.
         """
-        evaluate_seconds = self.evaluate_seconds(passed_again)
         if finished < FIRST_TRIALS:
             return evaluate_seconds
         return min(MARGIN * self.finalists_seconds(), most_seconds) + evaluate_seconds

@@ -28,7 +28,8 @@ from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
 from nasimb.phases.headcosts import HeadCosts, most_for_finalists, most_for_largest
-from nasimb.search.candidate import FAILURES, Scoring, features_of, statistics_of
+from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.failures import FAILURES
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
@@ -80,7 +81,7 @@ class HeadWork:
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
             self._keep(choices[0].candidate, repr(line["unit"]), choices)
-        self._most_seconds = 0.0
+        self._most_seconds = self._measured_seconds = 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
@@ -119,11 +120,12 @@ class HeadWork:
         ledger = self.session.ledger
         limit = ledger.limit_seconds
         reserve_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
-        heads = _distinct([PLAIN, *self.comparison.heads])
+        heads, start = _distinct([PLAIN, *self.comparison.heads]), self.session.clock()
         try:
             features = self._measure_features(candidate)
             for head in heads:
                 self._measure_fit(candidate, head, features[0])
+            self._measured_seconds = self.session.clock() - start
         except FAILURES as error:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
@@ -139,7 +141,10 @@ class HeadWork:
 
     def evaluate_seconds(self) -> float:
         """What the evaluate phase needs, see `HeadCosts`."""
-        return self.costs.evaluate_seconds(self._passed_again)
+        ledger = self.session.ledger
+        # A run that was stopped before may be stopped in its last phase too, and begin that anew.
+        again_seconds = ledger.since_opening("prepare") + self._measured_seconds if ledger.resumed else None
+        return self.costs.evaluate_seconds(self._passed_again, again_seconds)
 
     @property
     def _passed_again(self) -> int:
@@ -153,7 +158,8 @@ class HeadWork:
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends, see `HeadCosts`."""
-        return self.costs.tail_seconds(finished, most_seconds=self._most_seconds, passed_again=self._passed_again)
+        evaluate_seconds = self.evaluate_seconds()
+        return self.costs.tail_seconds(finished, most_seconds=self._most_seconds, evaluate_seconds=evaluate_seconds)
 
     def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.

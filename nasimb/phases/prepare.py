@@ -15,6 +15,7 @@ from nasimb.phases.supernet import SMALLEST_STEPS
 from nasimb.space import SearchSpace
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.train import Training
 
 SMALLEST_TRIALS = 1.5
@@ -23,12 +24,14 @@ MODELS_TESTED = 3.25
 """In units of the largest: it, the winner, the best of random, and the smallest."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" means here.
+def choose_device(name: str, ranks: Ranks = ONE_PROCESS) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means here; each of several ranks has a GPU of its own.
 
     Raises:
-        InputError: it does not exist.
+        InputError: it does not exist, or is not for one rank alone.
     """
+    if ranks.size > 1:
+        name = _own_device(name, ranks)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -42,6 +45,24 @@ def choose_device(name: str) -> torch.device:
             f"the device {name} must exist", got=f"{torch.cuda.device_count()} CUDA devices", do="Use --device auto."
         )
     return device
+
+
+def _own_device(name: str, ranks: Ranks) -> str:
+    """The name of this rank's own device."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return "cpu"
+    if name.startswith("cuda:"):
+        raise InputError(
+            "each process of torchrun takes the GPU of its own number", got=f"device {name} for all", do="Say cuda."
+        )
+    if name in ("auto", "cuda") and ranks.local >= gpus:
+        raise InputError(
+            "each process of torchrun on a machine needs a GPU of its own",
+            got=f"{gpus} GPUs for process {ranks.local}, counted from 0",
+            do="Lower --nproc-per-node, or train with --device cpu.",
+        )
+    return f"cuda:{ranks.local}" if name in ("auto", "cuda") else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from nasimb.phases.admission import not_started
 from nasimb.search.candidate import Scoring
+from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import Kept, promote
 from nasimb.search.predict import MARGIN
 from nasimb.search.screening import awaiting, chosen, full_seconds, ranked
@@ -51,7 +52,14 @@ def promote_best(
             kept_seconds = session.ledger.remaining() - left
             session.watcher.say(promotions_not_started(waiting, list(rows.values()), left, kept_seconds))
             break
-        between = show(list(rows.values()))
+        tick = show(list(rows.values()))
+        predicted = MARGIN * full_seconds(sum(trial.macs for trial in group), list(rows.values()))
+        check = overdue_check(session.clock, predicted, lambda: deadline - session.clock())
+
+        def between(tick: Callable[[], None] = tick, check: Callable[[], None] = check) -> None:
+            tick()
+            check()
+
         for trial in promote(scoring, group, clock=session.clock, kept=kept, between=between):
             rows[trial.number] = trial
         session.run.replace_trials([trial.to_row() for trial in rows.values()])

@@ -11,8 +11,9 @@ from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.phases.shared_search import SharedSearch
 from nasimb.phases.sharing import Exchange
 from nasimb.search.candidate import Scoring
+from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import Kept, evaluate_batch, kinds_of
-from nasimb.search.predict import MARGIN, fitting, latest
+from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
 from nasimb.search.screening import Screen, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Question, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, best_first, trials_of
@@ -48,7 +49,8 @@ def search(
     Raises:
         WorkError: one candidate after another failed and none has a score. Interrupted: as `Session.tick`.
     """
-    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=trials_of(session.run))
+    before = trials_of(session.run)
+    study = Study(question, scoring.cost_of, journal=session.run.journal, trials=before, warn=session.watcher.say)
     view = _View(session, study, phase, max_trials, reserve_seconds)
     kept: Kept = {}
     fleet = None if exchange is None else exchange.join()
@@ -133,9 +135,17 @@ def _alone(session: Session, scoring: Scoring, study: Study, view: _View, kept: 
         return number
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
+        predicted = predicted_seconds([proposal.macs for proposal in proposals], latest(study.trials))
+        reserve = view.reserve_seconds(study.scored)
+        check = overdue_check(session.clock, predicted, lambda: session.ledger.remaining() - reserve)
+
+        def between() -> None:
+            view.tick()
+            check()
+
         return evaluate_batch(
             scoring, proposals, kinds_of(study.trials), seed=question.seed, clock=session.clock, kept=kept,
-            between=view.tick,
+            between=between,
         )  # fmt: skip
 
     for rows in study.batches(evaluate, may_start, view.max_trials):

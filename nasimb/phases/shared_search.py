@@ -21,12 +21,13 @@ from nasimb.search.fleet import Ended, Fleet
 from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
 from nasimb.search.screening import awaiting, chosen, full_seconds, promotion_macs, ranked
 from nasimb.search.study import Proposal, Study
-from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Failure, Trial
 from nasimb.session import Session
 
 UNIT_SECONDS = 5.0
 """What candidates that travel together should take: short, for what a kill loses; long, for what a journey costs."""
-MOST_TOGETHER = 16
+AHEAD = 32
+"""Candidates that are out at a time, in all units: the more, the less a proposal knows of those before it."""
 POLL_SECONDS = 0.02
 ATTEMPTS = 2
 """A trial whose worker was lost is begun once more; it may be what killed the worker."""
@@ -131,13 +132,14 @@ class SharedSearch:
         again = []
         for number in packets.numbers_of(ended.work) if ended.lost else ():
             attempt = found[number].attempt + 1
-            reason = None if attempt <= ATTEMPTS else _LOST_TWICE
-            again.append(replace(found[number], attempt=min(attempt, ATTEMPTS), reason=reason))
+            again.append(replace(found[number], attempt=min(attempt, ATTEMPTS)))
+            if attempt > ATTEMPTS:
+                again[-1] = replace(again[-1], failure=Failure.LOST_WORKER, reason=_LOST_TWICE)
         return again
 
     def _promotable(self, waiting: Sequence[Trial], found: dict[int, Trial]) -> list[Trial]:
         hands = max(self.fleet.size + self._own_work, 1)
-        share = waiting[: max(1, min(MOST_TOGETHER, -(-len(waiting) // hands)))]
+        share = waiting[: max(1, min(AHEAD, -(-len(waiting) // hands)))]
         return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
 
     def close(self) -> None:
@@ -206,7 +208,7 @@ class SharedSearch:
     def _group(self) -> list[Proposal]:
         """The next candidates to be scored together; none where they would not fit into what is left."""
         scored = sum(trial.state in (FINISHED, SCREENED) for trial in self._results.values())
-        room = MOST_TOGETHER
+        room = max(2, AHEAD // max(self.fleet.size, 2))
         if self.max_trials is not None:
             room = min(room, self.max_trials - self.study.scored - scored - len(self._taken))
         if room <= 0:
@@ -254,5 +256,6 @@ _LOST_TWICE = f"its worker was lost {ATTEMPTS} times"
 def _lost(proposal: Proposal, ended: Ended, seed: int) -> Trial:
     return Trial(
         number=proposal.number, state=FAILED, kind=proposal.kind, candidate=proposal.candidate, macs=proposal.macs,
-        params=proposal.params, seed=seed, worker=ended.worker, attempt=ATTEMPTS, reason=_LOST_TWICE,
+        params=proposal.params, seed=seed, worker=ended.worker, attempt=ATTEMPTS,
+        failure=Failure.LOST_WORKER, reason=_LOST_TWICE,
     )  # fmt: skip

@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 MOST_FAILURES, MOST_KILLS = 3, 20
 """After so many ends by an error of its own, or by a signal, a worker is not started again."""
-LEAVE_SECONDS = 3.0
-"""For the unit that a worker is at; then it is told to give it back."""
+LEAVE_SECONDS = 1.5
+"""For the units that workers are at; then they are told to give them back."""
 
 
 @dataclass(slots=True)
@@ -75,10 +76,11 @@ class LocalWorkers:
         for slot in self._slots:
             if slot.process is not None and slot.process.stdin is not None:
                 slot.process.stdin.close()
+        deadline = time.monotonic() + LEAVE_SECONDS
         for slot in self._slots:
             if slot.process is not None:
                 try:
-                    slot.process.wait(LEAVE_SECONDS)
+                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
                 except subprocess.TimeoutExpired:
                     slot.process.terminate()
         self._slots = []

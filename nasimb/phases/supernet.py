@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nasimb.ledger import Ledger
 from nasimb.session import Session
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_supernet, write_tensors
+from nasimb.supernet.ranks import LostRank
 from nasimb.supernet.train import STATE_FILE, Training
 
 PHASE = "supernet"
@@ -76,43 +77,68 @@ def train(
 ) -> Frozen:  # fmt: skip
     """Train until the phase's share is spent (or for so many steps), then write the folder.
 
-    Continues from the last snapshot if there is one; time lost with a kill stays charged.
+    Continues from the last snapshot if there is one; time lost with a kill stays charged. Of several ranks the first
+    decides by its own ledger how far training is, takes snapshots and writes; a signal to one of them stops all.
 
     Args:
         seconds: what the phase may spend in all; None: `steps` decides.
         info: kept in supernet.json.
     """
-    if (folder / STATE_FILE).exists():
-        training.resume(folder)
-    save_every_seconds = SAVE_EVERY_SECONDS if seconds is None else min(SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE * seconds)
-    saved_at, loss = session.clock(), None
+    ranks = training.ranks
+    with ranks.alike():
+        if ranks.first and (folder / STATE_FILE).exists():
+            training.resume(folder)
+    training.share()
 
     def progress() -> float:
         if seconds is None:
             return training.steps_done / steps
         return session.ledger.spent(phase) / seconds if seconds > 0 else 1.0
 
-    # A kill may have cost a large part of a small share: fewer steps than these are noise, whatever they cost.
-    while (done := progress()) < 1 or (seconds is not None and training.steps_done < SMALLEST_STEPS):
-        loss = training.step(done)
-        try:
-            session.tick(phase, done, f"step {training.steps_done}")
-        except Interrupted:
-            training.save(folder)
-            raise
-        if session.clock() - saved_at >= save_every_seconds:
-            training.save(folder)
-            saved_at = session.clock()
+    loss = _steps(session, training, folder, phase, progress, seconds)
     supernet = training.finished()
     last = {} if loss is None else {"last_loss": round(float(loss), 4)}
     more = {"steps": training.steps_done, "precision": training.precision, **last}
     hashes = frozenset(training.source.hashes())
-    metadata = {"source_hashes": json.dumps(sorted(hashes))}
-    write_tensors(folder / CALIBRATION_FILE, {"images": source_images_BCHW}, metadata)
-    save_supernet(supernet, folder, {**info, **more})
-    # The snapshot is of no more use; without it, a finished super-network is what a resumed run finds.
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    if ranks.first:
+        metadata = {"source_hashes": json.dumps(sorted(hashes))}
+        write_tensors(folder / CALIBRATION_FILE, {"images": source_images_BCHW}, metadata)
+        save_supernet(supernet, folder, {**info, **more})
+        # The snapshot is of no more use; without it, a finished super-network is what a resumed run finds.
+        (folder / STATE_FILE).unlink(missing_ok=True)
     return Frozen(supernet, source_images_BCHW.cpu(), hashes, {**info, **more})
+
+
+def _steps(
+    session: Session, training: Training, folder: Path, phase: str, progress: Callable[[], float],
+    seconds: float | None,
+) -> Tensor | None:  # fmt: skip
+    """All steps, with snapshots between them; returns the last loss, None where there was nothing left to do."""
+    save_every_seconds = SAVE_EVERY_SECONDS if seconds is None else min(SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE * seconds)
+    ranks, saved_at, loss = training.ranks, session.clock(), None
+    # All leave after the same step, whichever of them was told to.
+    together = replace(session, stop=lambda: int(ranks.highest(session.stop())))
+    try:
+        # A kill may have cost a large part of a small share: fewer steps than these are noise, whatever they cost.
+        while (done := ranks.number_from_first(progress())) < 1 or (
+            seconds is not None and training.steps_done < SMALLEST_STEPS
+        ):
+            loss = training.step(done)
+            together.tick(phase, done, f"step {training.steps_done}")
+            if ranks.first and session.clock() - saved_at >= save_every_seconds:
+                training.save(folder)
+                saved_at = session.clock()
+    except Interrupted as signalled:
+        if ranks.first:
+            training.save(folder)
+        ranks.total(0)  # torchrun ends them all as soon as one has left
+        raise ranks.said_once(signalled) from None
+    except LostRank:
+        # No step is half done. On a GPU, though, the reduction that waits for the lost one would hold the snapshot up.
+        if training.device.type == "cpu":
+            training.save(folder)
+        raise
+    return loss
 
 
 def load(folder: Path, device: torch.device) -> Frozen:

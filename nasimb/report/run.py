@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.extension import Extension, extensions
 from nasimb.ledger import clock_seconds, read_account
 from nasimb.rundir import RunDir
@@ -46,7 +46,7 @@ class Run:
             InputError: it is no run folder. ResumeError: a file of it is damaged.
         """
         folder = RunDir(path)
-        return cls(
+        found = cls(
             name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
@@ -55,6 +55,14 @@ class Run:
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
         )
+        counted = 0 if found.result is None else sum(found.result["trials"].values())
+        if len(found.trials) < counted:
+            raise ResumeError(
+                f"{path / 'trials.csv'} must have the trials that result.json counts",
+                got=f"{len(found.trials)} of {counted}",
+                do="Restore it.",
+            )
+        return found
 
     def finished_result(self) -> dict[str, Any]:
         """The result of a finished run.

@@ -18,6 +18,7 @@ from rich.text import Text
 from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
 from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
+from nasimb.search.trial import failure_counts
 
 PICTURE_COLUMNS = 176
 
@@ -54,11 +55,12 @@ def closing_lines(run: Run, folder: Path) -> list[str]:
     result = run.finished_result()
     winner, trials, spent, provenance = result["winner"], result["trials"], result["spend"], result["provenance"]
     limit = "" if spent["limit_seconds"] is None else f" of {spent['limit_seconds']:.0f} s"
+    failures = failure_counts(run.trials)
     lines = [
         f"winner: {winner['name']}, calibration {winner['calibration']}, head {winner['head']}",
         f"trials: {trials['finished']:,} scored on all images, {trials['screened_out']:,} screened out, "
-        f"{trials['cached']:,} repeats at no cost, {trials['infeasible']:,} over a limit, {trials['failed']:,} failed; "
-        f"spent {spent['spent_seconds']:.1f} s{limit} ({spent['limit']})",
+        f"{trials['cached']:,} repeats at no cost, {trials['infeasible']:,} over a limit, {trials['failed']:,} failed"
+        f"{f' ({failures})' if failures else ''}; spent {spent['spent_seconds']:.1f} s{limit} ({spent['limit']})",
         f"seed {provenance['seed']}, {provenance['device']}, torch {provenance['versions'].get('torch')}, "
         + ", ".join(f"{name} {digest}" for name, digest in provenance["data"].items()),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from nasimb.report.run import Run
-from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, best_first
+from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, best_first, failure_counts
 
 STATES = {
     FINISHED: "finished",
@@ -33,8 +33,12 @@ def status_lines(run: Run) -> list[str]:
         lines.append(f"trained  {run.trained['info']['steps']} steps; search with --supernet")
     states = Counter(trial.state for trial in run.trials)
     if states:
-        counts = (f"{states[state]:,} {words}" for state, words in STATES.items() if states[state])
-        lines.append("trials   " + ", ".join(counts))
+        counts = [f"{states[state]:,} {words}" for state, words in STATES.items() if states[state]]
+        failures = failure_counts(run.trials)
+        lines.append("trials   " + ", ".join(counts) + (f" ({failures})" if failures else ""))
+    again = sum(trial.failure is not None and trial.state in (FINISHED, SCREENED) for trial in run.trials)
+    if again:
+        lines.append(f"retried  {again:,} that failed at first; see failure in trials.csv")
     ranked = best_first(run.trials_within_limits())
     if ranked:
         best = ranked[0]

@@ -10,17 +10,15 @@ Shapes: B images of a batch, N fitted images, M held-out images, D features, K c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
-from nasimb.errors import WorkError
+from nasimb.errors import MemoryLimitError, NotFiniteError
 from nasimb.heads import ClosedFormSpec, LeaveOneOut, MomentSpec, leave_one_out, leave_one_out_stream
 from nasimb.heads.folds import predict_held_out
 from nasimb.heads.moments import Chunks
@@ -32,20 +30,6 @@ from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate
 from nasimb.supernet.tree import SubnetTree
-
-FAILURES = (WorkError, MemoryError, torch.cuda.OutOfMemoryError, LinAlgError)
-"""What one candidate or one head may fail with while the run goes on."""
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """On a processor torch says that memory is short by a plain RuntimeError; make it one of `FAILURES`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise MemoryError(f"Memory must suffice; got {error}. Lower memory_mib, or give fewer images.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +44,9 @@ class Scoring:
         calibration_images: uint8 images_BCHW of every calibration policy, on the device.
         heads: closed-form heads; the best of all their settings counts.
         objective: what the score is, a name in `nasimb.metrics.OBJECTIVES`.
-        batch_size: images of one forward pass; fixed, so that scores do not depend on it.
+        batch_size: images of one forward pass; fixed, so that scores do not depend on it: convolutions of other sizes
+            may add in another order, and differ in their last bits. A row scored with fewer says so (`failure`).
+        calibration_batch: images of one calibration pass; None: as many as are quick.
         screen: the part of the images that screens candidates; None: every candidate sees all of them.
         dtype: number format of the convolutions.
         memory_mib: most that maps of calibration images, and most that features of a batch of candidates, may take.
@@ -75,6 +61,7 @@ class Scoring:
     objective: str
     batch_size: int
     device: torch.device
+    calibration_batch: int | None = None
     screen: Screen | None = None
     dtype: torch.dtype = torch.float32
     memory_mib: float = 4096
@@ -126,7 +113,7 @@ def features_of(scoring: Scoring, candidate: Candidate, statistics: Statistics, 
     """features_ND of `images`, float32 on the device, through the frozen super-network.
 
     Raises:
-        WorkError: one of them is not finite.
+        NotFiniteError: one of them is not finite.
     """
     tree = SubnetTree.alone(scoring.supernet, candidate.subnet, statistics, dtype=scoring.dtype)
     features_ND = sweep(scoring, tree, images, [0])[0]
@@ -157,11 +144,11 @@ def sweep(
 
 
 def check_finite(features_ND: Tensor, candidate: Candidate) -> None:
-    """Raise WorkError if a feature is not finite."""
+    """Raise NotFiniteError if a feature is not finite."""
     if torch.isfinite(features_ND).all():
         return
     wrong = int((~torch.isfinite(features_ND)).any(1).sum())
-    raise WorkError(
+    raise NotFiniteError(
         "features must be finite",
         got=f"NaN or infinity for {wrong} of {len(features_ND)} images in {candidate}",
         do="Lower training.learning_rate.",
@@ -172,7 +159,7 @@ def rank(scoring: Scoring, candidate: Candidate) -> Ranking:
     """The candidate's best held-out result over every closed-form head and setting, on all images.
 
     Raises:
-        WorkError: its features are not finite.
+        NotFiniteError: its features are not finite.
     """
     statistics = statistics_of(scoring, candidate)
     features_ND = features_of(scoring, candidate, statistics, scoring.fitted)
@@ -214,11 +201,11 @@ def judge_stream(scoring: Scoring, chunks: Chunks) -> Ranking:
     """`judge` where the features of all fitted images do not fit in memory together.
 
     Raises:
-        WorkError: a head or a hold-out needs them to.
+        MemoryLimitError: a head or a hold-out needs them to.
     """
     heads = [head for head in scoring.heads if isinstance(head, MomentSpec)]
     if scoring.validation is not None or len(heads) < len(scoring.heads):
-        raise WorkError(
+        raise MemoryLimitError(
             "features of all images must fit in memory, unless leave-one-out of ridge or gda ranks",
             got=f"more than {scoring.memory_mib:g} MiB of them",
             do="Raise memory_mib, or rank by these heads alone.",

@@ -6,35 +6,33 @@ heads what they took. Scores are those that every candidate would get alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from nasimb.budget import Clock
 from nasimb.data.base import ImageSet
-from nasimb.search.candidate import (
-    FAILURES,
-    Features,
-    Ranking,
-    Scoring,
-    check_finite,
-    judge,
-    judge_part,
-    judge_stream,
-    memory_errors,
-    sweep,
-)
+from nasimb.errors import OverdueError
+from nasimb.search.candidate import Features, Ranking, Scoring, check_finite, judge, judge_part, judge_stream, sweep
+from nasimb.search.failures import FAILURES, Problem, memory_errors
 from nasimb.search.screening import Screen
 from nasimb.search.study import Proposal
-from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Candidate, Trial
+from nasimb.search.trial import CACHED, FAILED, FINISHED, SCREENED, Candidate, Failure, Trial
+from nasimb.supernet.base import images_at_a_time
 from nasimb.supernet.tree import SubnetTree
 
 Between = Callable[[], None]
 Kept = dict[Candidate, Features]
 """Features of the part that screens."""
+Item = TypeVar("Item", Proposal, Trial)
+Result = tuple[Trial, bool]
+"""A trial, and whether it failed with something that fewer images at a time may mend."""
+Score = Callable[[Scoring, Sequence[Item], Sequence[Trial]], list[Result]]
+"""Items and the trials before them -> their results."""
 
 
 def evaluate_batch(
@@ -50,6 +48,7 @@ def evaluate_batch(
     """The trials of these proposals, in their order: finished, screened, or failed with the reason.
 
     With screening all but the smallest, the largest and the first random one see the part alone (see `promote`).
+    What is done about each kind of failure stands in `nasimb.search.failures`.
 
     Args:
         seen_kinds: `kinds_of` the trials so far.
@@ -57,24 +56,17 @@ def evaluate_batch(
         kept: gets each screened candidate's features of the part, for `promote`.
         between: called between two units of work; what it raises ends the batch.
     """
-    kept = {} if kept is None else kept
-    start = clock()
-    try:
-        with memory_errors():
-            return _Batch(scoring, proposals, clock, between).trials(seen_kinds, seed, kept)
-    except FAILURES as error:
-        reason = _one_line(error)
-    wasted_seconds = (clock() - start) / len(proposals)
-    if len(proposals) == 1:
-        return [failed(proposals[0], reason, scoring, seed, wasted_seconds)]
-    # One candidate's failure, or want of memory for all of them at once, is not to cost the others their score.
-    found: list[Trial] = []
-    for proposal in proposals:
-        (trial,) = evaluate_batch(
-            scoring, [proposal], {*seen_kinds, *kinds_of(found)}, seed=seed, clock=clock, kept=kept, between=between
-        )
-        found.append(replace(trial, seconds=round(trial.seconds + wasted_seconds, 6)))
-    return found
+    held: Kept = {} if kept is None else kept
+
+    def score(scoring: Scoring, some: Sequence[Proposal], so_far: Sequence[Trial]) -> list[Result]:
+        batch = _Batch(scoring, some, clock, between)
+        trials = batch.trials({*seen_kinds, *kinds_of(so_far)}, seed, held)
+        return [(trial, batch.again(member)) for member, trial in enumerate(trials)]
+
+    def give_up(proposal: Proposal, problem: Problem, seconds: float) -> Trial:
+        return failed(proposal, problem, scoring, seed, seconds)
+
+    return _scored(scoring, proposals, clock, score, give_up)
 
 
 def kinds_of(trials: Iterable[Trial]) -> set[str]:
@@ -95,40 +87,88 @@ def promote(
     Args:
         kept: features of the part by candidate; what is missing is computed again.
     """
-    kept = {} if kept is None else kept
+    held: Kept = {} if kept is None else kept
+
+    def score(scoring: Scoring, some: Sequence[Trial], so_far: Sequence[Trial]) -> list[Result]:
+        return _promoted(scoring, some, clock, held, between)
+
+    return _scored(scoring, trials, clock, score, _kept_back)
+
+
+def _scored(
+    scoring: Scoring, items: Sequence[Item], clock: Clock, score: Score[Item],
+    give_up: Callable[[Item, Problem, float], Trial],
+) -> list[Trial]:  # fmt: skip
+    """The trials of all items; what may do better with fewer images at a time gets a second attempt."""
+    found: list[Trial] = []
+    for item, (trial, again) in zip(items, _attempt(scoring, items, found, clock, score, give_up), strict=True):
+        if again:
+            ((second, _),) = _attempt(_halved(scoring), [item], found, clock, score, give_up)
+            before = item.seconds if isinstance(item, Trial) else 0.0
+            seconds = round(trial.seconds + second.seconds - before, 6)
+            trial = replace(second, seconds=seconds, failure=second.failure or trial.failure)
+        found.append(trial)
+    return found
+
+
+def _attempt(
+    scoring: Scoring, items: Sequence[Item], so_far: Sequence[Trial], clock: Clock, score: Score[Item],
+    give_up: Callable[[Item, Problem, float], Trial],
+) -> list[Result]:  # fmt: skip
+    """What becomes of all items together, or of each alone where that fails."""
     start = clock()
     try:
         with memory_errors():
-            return _promoted(scoring, trials, clock, kept, between)
+            return score(scoring, items, so_far)
     except FAILURES as error:
-        reason = _one_line(error)
-    wasted_seconds = (clock() - start) / len(trials)
-    if len(trials) == 1:
-        return [replace(trials[0], reason=reason, seconds=round(trials[0].seconds + wasted_seconds, 6))]
-    found: list[Trial] = []
-    for trial in trials:
-        found += promote(scoring, [trial], clock=clock, kept=kept, between=between)
-        found[-1] = replace(found[-1], seconds=round(found[-1].seconds + wasted_seconds, 6))
+        problem = Problem.of(error)
+    wasted_seconds = (clock() - start) / len(items)
+    if len(items) == 1 or problem.kind is Failure.TIMEOUT:
+        return [(give_up(item, problem, wasted_seconds), problem.again) for item in items]
+    # One candidate's failure, or want of memory for all of them at once, is not to cost the others their score.
+    found: list[Result] = []
+    for item in items:
+        before = [*so_far, *(trial for trial, _ in found)]
+        ((trial, again),) = _attempt(scoring, [item], before, clock, score, give_up)
+        found.append((replace(trial, seconds=round(trial.seconds + wasted_seconds, 6)), again))
     return found
 
 
-def _promoted(scoring: Scoring, trials: Sequence[Trial], clock: Clock, kept: Kept, between: Between) -> list[Trial]:
+def _halved(scoring: Scoring) -> Scoring:
+    """The same with half the images a pass; what the attempt before it took is free again."""
+    if scoring.device.type == "cuda":
+        torch.cuda.empty_cache()
+    calibration = scoring.calibration_batch or images_at_a_time(scoring.supernet.space, scoring.device)
+    return replace(
+        scoring, batch_size=max(scoring.batch_size // 2, 1), calibration_batch=max(calibration // 2, 1)
+    )  # fmt: skip
+
+
+def _promoted(scoring: Scoring, trials: Sequence[Trial], clock: Clock, kept: Kept, between: Between) -> list[Result]:
     assert scoring.screen is not None
     proposals = [Proposal(trial.number, trial.kind, trial.candidate, trial.macs, trial.params) for trial in trials]
-    batch = _Batch(scoring, proposals, clock, between)
-    missing = [member for member, trial in enumerate(trials) if trial.candidate not in kept]
-    parts = dict(batch.parts(scoring.screen, missing))
-    parts |= {m: kept[trial.candidate] for m, trial in enumerate(trials) if trial.candidate in kept}
-    whole = dict(batch.judged(range(len(trials)), parts))
+    batch, whole = _Batch(scoring, proposals, clock, between), dict[int, Ranking]()
+    with batch.in_time(whole):
+        missing = [member for member, trial in enumerate(trials) if trial.candidate not in kept]
+        parts = dict(batch.parts(scoring.screen, missing))
+        parts |= {m: kept[trial.candidate] for m, trial in enumerate(trials) if trial.candidate in kept}
+        whole.update(batch.judged(range(len(trials)), parts))
     found = []
     for member, trial in enumerate(trials):
         scored = batch.trial(member, None, whole.get(member), trial.seed)
-        seconds = round(trial.seconds + scored.seconds, 6)
         if scored.state == FINISHED:
-            found.append(replace(scored, screen_score=trial.screen_score, seconds=seconds))
+            seconds, failure = round(trial.seconds + scored.seconds, 6), scored.failure or trial.failure
+            new = replace(scored, screen_score=trial.screen_score, seconds=seconds, failure=failure)
         else:
-            found.append(replace(trial, reason=scored.reason, seconds=seconds))
+            new = _kept_back(trial, batch.problems[member], scored.seconds)
+        found.append((new, batch.again(member)))
     return found
+
+
+def _kept_back(trial: Trial, problem: Problem, seconds: float) -> Trial:
+    """The trial that could not be promoted."""
+    seconds = round(trial.seconds + seconds, 6)
+    return replace(trial, reason=problem.reason, failure=problem.kind, seconds=seconds)
 
 
 class _Batch:
@@ -137,7 +177,7 @@ class _Batch:
     def __init__(self, scoring: Scoring, proposals: Sequence[Proposal], clock: Clock, between: Between) -> None:
         self.scoring, self.proposals, self.clock, self.between = scoring, proposals, clock, between
         self.seconds = dict.fromkeys(range(len(proposals)), 0.0)
-        self.reasons: dict[int, str] = {}
+        self.problems: dict[int, Problem] = {}
         with self._shared(range(len(proposals))):
             self.tree = SubnetTree(
                 scoring.supernet,
@@ -145,6 +185,7 @@ class _Batch:
                 scoring.calibration_images,
                 dtype=scoring.dtype,
                 limit_bytes=self._limit_bytes,
+                calibration_batch=scoring.calibration_batch,
                 between=between,
             )
 
@@ -162,17 +203,33 @@ class _Batch:
         """Every member's trial."""
         members = range(len(self.proposals))
         screen = self.scoring.screen
-        if screen is None:
-            first: dict[int, Ranking] = {}
-            whole = dict(self.judged(members, {}))
-        else:
-            parts = dict(self.parts(screen, members))
-            ranked = ((member, self._ranked(member, features, screen)) for member, features in parts.items())
-            first = {member: ranking for member, ranking in ranked if ranking is not None}
-            kept.update((self.proposals[member].candidate, parts[member]) for member in first)
-            at_once = [member for member in self._at_once(members, seen_kinds) if member in first]
-            whole = dict(self.judged(at_once, {member: parts[member] for member in at_once}))
+        first, whole = dict[int, Ranking](), dict[int, Ranking]()
+        with self.in_time(whole if screen is None else first):
+            if screen is None:
+                whole.update(self.judged(members, {}))
+            else:
+                parts: dict[int, Features] = {}
+                for member, features in self.parts(screen, members):
+                    ranking = self._ranked(member, features, screen)
+                    if ranking is not None:
+                        first[member], parts[member] = ranking, features
+                        kept[self.proposals[member].candidate] = features
+                at_once = [member for member in self._at_once(members, seen_kinds) if member in first]
+                whole.update(self.judged(at_once, {member: parts[member] for member in at_once}))
         return [self.trial(member, first.get(member), whole.get(member), seed) for member in members]
+
+    @contextmanager
+    def in_time(self, done: Mapping[int, Ranking]) -> Iterator[None]:
+        """Where time runs out inside, the members that are not done fail with it, and no others."""
+        try:
+            yield
+        except OverdueError as error:
+            for member in set(range(len(self.proposals))) - set(done):
+                self.problems.setdefault(member, Problem.of(error))
+
+    def again(self, member: int) -> bool:
+        """Whether a second attempt may mend what a member failed with."""
+        return member in self.problems and self.problems[member].again
 
     def parts(self, screen: Screen, members: Sequence[int]) -> Iterator[tuple[int, Features]]:
         """Features of the part that screens."""
@@ -285,10 +342,12 @@ class _Batch:
     @contextmanager
     def _shared(self, members: Sequence[int]) -> Iterator[None]:
         start = self._now()
-        yield
-        taken, total = self._now() - start, sum(self.proposals[member].macs for member in members)
-        for member in members:
-            self.seconds[member] += taken * self.proposals[member].macs / total
+        try:
+            yield
+        finally:
+            taken, total = self._now() - start, sum(self.proposals[member].macs for member in members)
+            for member in members:
+                self.seconds[member] += taken * self.proposals[member].macs / total
 
     @contextmanager
     def _own(self, member: int) -> Iterator[None]:
@@ -299,14 +358,14 @@ class _Batch:
             with memory_errors():
                 yield
         except FAILURES as error:
-            self.reasons[member] = _one_line(error)
+            self.problems[member] = Problem.of(error)
         self.seconds[member] += self._now() - start
 
     def trial(self, member: int, first: Ranking | None, whole: Ranking | None, seed: int) -> Trial:
         proposal, seconds = self.proposals[member], round(self.seconds[member], 6)
         screen_score = None if first is None else first.value
-        if member in self.reasons:
-            failure = failed(proposal, self.reasons[member], self.scoring, seed, seconds)
+        if member in self.problems:
+            failure = failed(proposal, self.problems[member], self.scoring, seed, seconds)
             return replace(failure, screen_score=screen_score)
         ranking = whole or first
         assert ranking is not None
@@ -322,13 +381,10 @@ class _Batch:
         )  # fmt: skip
 
 
-def failed(proposal: Proposal, reason: str, scoring: Scoring, seed: int, seconds: float) -> Trial:
+def failed(proposal: Proposal, problem: Problem, scoring: Scoring, seed: int, seconds: float) -> Trial:
     """The trial of a proposal that cannot be scored."""
-    return replace(_blank(proposal, scoring, seed, seconds), state=FAILED, reason=reason)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    blank = _blank(proposal, scoring, seed, round(seconds, 6))
+    return replace(blank, state=FAILED, failure=problem.kind, reason=problem.reason)
 
 
 def _blank(proposal: Proposal, scoring: Scoring, seed: int, seconds: float) -> Trial:

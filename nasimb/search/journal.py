@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from nasimb.durable import append_whole
+from nasimb.errors import ResumeError
+
 COMMITTED = "told"
-"""Name of the study attribute that ends every batch in the file: how many trials were told by then."""
+"""Name of the study attribute that says at the end of every batch how many trials were told by then."""
+CHECK = "check"
+"""Name of the one after it, which ends the batch: the CRC-32 of all of the file before its digits."""
+_CHECKED = re.compile(rb'"user_attr":\{"check":(\d+)\}\}\n$')
+
+
+class DamagedJournal(ResumeError):
+    """A journal that does not say what was written to it."""
 
 
 class BatchJournal(BaseJournalBackend):
@@ -21,13 +33,20 @@ class BatchJournal(BaseJournalBackend):
 
     Logs behind the last whole batch of a file are cut off on opening: a batch that a kill tore is asked for again.
     The file is in Optuna's own format. The run folder belongs to one process, so that it needs no lock.
+
+    Args:
+        warn: told where a torn batch was cut off.
+
+    Raises:
+        DamagedJournal: a batch does not say what was written.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, warn: Callable[[str], None] = lambda line: None) -> None:
         self._file = file
         self._pending: list[str] = []
         self._first = 0
-        self._logs = [json.loads(line) for line in _committed_lines(file)] if file.exists() else []
+        lines, self._crc = _committed(file, warn) if file.exists() else ([], 0)
+        self._logs = [json.loads(line) for line in lines]
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Logs from a number on; each is handed out once, to the one storage that reads them."""
@@ -42,12 +61,18 @@ class BatchJournal(BaseJournalBackend):
         self._logs += [json.loads(line) for line in lines]
 
     def commit(self) -> None:
-        """Write what is kept; the last log must be the attribute `COMMITTED`."""
-        assert f'"{COMMITTED}":' in self._pending[-1]
-        with self._file.open("ab") as file:
-            file.write("".join(line + "\n" for line in self._pending).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Write what is kept; the last log must be the attribute `COMMITTED`.
+
+        Raises:
+            DiskFullError, OSError: it failed; the file is as it was before.
+        """
+        told, mark, _ = self._pending[-1].rpartition(f'{{"{COMMITTED}":')
+        assert mark
+        data = ("".join(line + "\n" for line in self._pending) + f'{told}{{"{CHECK}":').encode()
+        crc = crc32(data, self._crc)
+        ending = f"{crc}}}}}\n".encode()
+        append_whole(self._file, data + ending)
+        self._crc = crc32(ending, crc)
         self._pending.clear()
 
 
@@ -61,11 +86,21 @@ class QueuelessStorage(JournalStorage):
         return [] if states == (TrialState.WAITING,) else super().get_all_trials(study_id, deepcopy, states)
 
 
-def _committed_lines(file: Path) -> list[bytes]:
-    """The lines up to the last that ends a batch; what comes after them is removed."""
+def _committed(file: Path, warn: Callable[[str], None]) -> tuple[list[bytes], int]:
+    """The lines up to the last that ends a batch, and their CRC-32; what comes after them is removed."""
     lines = file.read_bytes().splitlines(keepends=True)
-    mark = f'"user_attr":{{"{COMMITTED}":'.encode()
-    while lines and not (mark in lines[-1] and lines[-1].endswith(b"\n")):
-        lines.pop()
-    os.truncate(file, sum(map(len, lines)))
-    return lines
+    torn = 0
+    while lines and _CHECKED.search(lines[-1]) is None:
+        torn += len(lines.pop())
+    crc = 0
+    for number, line in enumerate(lines, start=1):
+        mark = _CHECKED.search(line)
+        if mark is not None and int(mark[1]) != crc32(line[: mark.start(1)], crc):
+            raise DamagedJournal(
+                f"{file} must say what the run wrote", got=f"a batch that ends in line {number}", do="Restore it."
+            )
+        crc = crc32(line, crc)
+    if torn:
+        warn(f"{file}: the last batch was torn, by a kill or a full disk, and is asked for again.")
+        os.truncate(file, sum(map(len, lines)))
+    return lines, crc

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 
 from nasimb.budget import Clock
-from nasimb.errors import InputError, WorkError
+from nasimb.errors import InputError, NasimbError
 from nasimb.rundir import append_whole
 from nasimb.secrets import without_password_of, without_passwords
 
@@ -33,7 +34,7 @@ PATIENCE_SECONDS = 300.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
 
 
-class StorageError(WorkError):
+class StorageError(NasimbError):
     """The storage could not be reached for longer than anybody waits."""
 
 
@@ -83,7 +84,9 @@ def _grpc(place: str, shown: str) -> BaseStorage:
     host, _, port = place.strip("/").rpartition(":")
     if not host or not port.isdigit():
         raise InputError("a gRPC storage must be grpc://host:port", got=shown, do="Name host and port.")
-    proxy = GrpcStorageProxy(host=host, port=int(port))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=host, port=int(port))
     proxy.wait_server_ready(timeout=10)
     return proxy
 

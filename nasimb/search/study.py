@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from nasimb.errors import ResumeError, unknown_name
 from nasimb.search.draws import Draws
 from nasimb.search.journal import COMMITTED, BatchJournal, QueuelessStorage
 from nasimb.search.limits import CostOf, Limits
+from nasimb.search.restore import REMEMBERING, Told, opened, rewritten, whole_batches
 from nasimb.search.samplers import SAMPLERS
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.space import SearchSpace
@@ -85,6 +87,7 @@ class Study:
         cost_of: exact cost of a subnet, head included.
         journal: Optuna's journal file, continued if there; None keeps the study in memory.
         trials: rows of the run so far, in order.
+        warn: told where the journal was damaged, and is written anew from the rows.
 
     Attributes:
         trials: every row, those of the batch under way included.
@@ -96,29 +99,52 @@ class Study:
     """
 
     def __init__(
-        self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: Sequence[Trial] = ()
-    ) -> None:
+        self, question: Question, cost_of: CostOf, *, journal: Path | None = None, trials: Sequence[Trial] = (),
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
         if question.sampler not in SAMPLERS:
             raise unknown_name("the sampler", question.sampler, SAMPLERS)
         self.question = question
-        self.trials: list[Trial] = []
-        self.scored = 0
         self.exhausted = False
         self._cost_of = cost_of
         self._draws = Draws(question.space, question.calibrations, question.limits, cost_of)
         choices = self._draws.choices
         self._distributions = {name: CategoricalDistribution(values) for name, values in choices.items()}
+        self._check_numbers(trials)
+        self._journal: BatchJournal | None = None
+        if journal is None:
+            self._optuna = _open(question, None)
+            self._load(trials)
+        else:
+            self._restore(journal, trials, warn)
+
+    def _restore(self, file: Path, rows: Sequence[Trial], warn: Callable[[str], None]) -> None:
+        """Go on with the journal, or with one made from the rows where it is damaged."""
+        told = [self._told_as(row, rows) for row in rows]
+        batch_end, open_study = partial(_batch_end, size=self.question.batch_size), partial(_open, self.question)
+        found = opened(file, told, batch_end, open_study, warn)
+        if found is not None:
+            self._journal, self._optuna = found
+            self._load(rows)
+            return
+        whole = 0 if self.question.sampler in REMEMBERING else whole_batches(len(rows), batch_end)
+        # Where several processes shared the search, its rows are not those of whole batches.
+        told = told if any(row.worker is not None for row in rows) else told[:whole]
+        self._journal, self._optuna = rewritten(file, told, dict(self._distributions), open_study)
+        self._load(rows)
+
+    def _load(self, rows: Sequence[Trial]) -> None:
+        """From the study as it is opened, and the rows."""
+        self.trials: list[Trial] = []
+        self.scored = 0
         self._tried: dict[Candidate, Trial] = {}
         self._seen: dict[Candidate, None] = {}  # a set in order
         self._repeats = 0
         self._batch: list[Proposal] = []
         self._new: set[int] = set()
-        self._journal = None if journal is None else BatchJournal(journal)
-        self._optuna = _open(question, self._journal)
         self._told = int(self._optuna.user_attrs.get(COMMITTED, 0))
-        self._check_rows(trials)
-        self._written = {trial.number: trial for trial in trials[self._told :]}
-        for trial in trials[: self._told]:
+        self._written = {trial.number: trial for trial in rows[self._told :]}
+        for trial in rows[: self._told]:
             self._remember(trial)
             self._seen[trial.candidate] = None
         for asked in self._optuna.get_trials(deepcopy=False)[self._told :]:
@@ -248,16 +274,23 @@ class Study:
             self._journal.commit()
 
     def _tell(self, trial: Trial) -> None:
+        told = self._told_as(trial, self.trials)
+        if told.values is not None:
+            self._optuna.tell(trial.number, told.values)
+        else:
+            self._optuna.tell(trial.number, state=told.state)
+
+    def _told_as(self, trial: Trial, rows: Sequence[Trial]) -> Told:
+        """What Optuna is told of a row."""
+        params = self._draws.parameters(trial.candidate)
         value = trial.score if trial.screen_score is None else trial.screen_score
-        scored = trial if trial.cached_from is None else self.trials[trial.cached_from]
+        scored = trial if trial.cached_from is None else rows[trial.cached_from]
         # What fails after it was screened keeps its screen_score for the record; it is no place to look for more.
         if value is not None and scored.state != FAILED:
             costs = [] if self.question.cost is None else [float(getattr(trial, self.question.cost))]
-            self._optuna.tell(trial.number, [value, *costs])
-        else:
-            # Pruned tells the sampler to keep away from there; failed tells it nothing.
-            state = TrialState.PRUNED if trial.state == INFEASIBLE else TrialState.FAIL
-            self._optuna.tell(trial.number, state=state)
+            return Told(params, TrialState.COMPLETE, [value, *costs])
+        # Pruned tells the sampler to keep away from there; failed tells it nothing.
+        return Told(params, TrialState.PRUNED if trial.state == INFEASIBLE else TrialState.FAIL, None)
 
     def _ask(self) -> None:
         """Propose the next batch; nothing where nothing new is left to try."""
@@ -321,13 +354,13 @@ class Study:
     def _seed(self, number: int) -> int:
         return int(np.random.SeedSequence([self.question.seed, number]).generate_state(1)[0])
 
-    def _check_rows(self, trials: Sequence[Trial]) -> None:
-        """Raise ResumeError unless rows have the numbers 0, 1, ... and the journal has none that they lack."""
-        if [trial.number for trial in trials] != list(range(len(trials))) or len(trials) < self._told:
+    def _check_numbers(self, trials: Sequence[Trial]) -> None:
+        """Raise ResumeError unless rows have the numbers 0, 1, ..."""
+        if [trial.number for trial in trials] != list(range(len(trials))):
             raise ResumeError(
-                "trials.csv must have every trial of the journal, in order",
-                got=f"{len(trials)} rows for {self._told} trials told",
-                do="Restore both files, or start a new run.",
+                "trials.csv must have every trial once, in order",
+                got=f"{len(trials)} rows of which some are missing or doubled",
+                do="Restore it, or start a new run.",
             )
 
     def _check_same(self) -> None:

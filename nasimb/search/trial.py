@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 from nasimb.errors import ResumeError
@@ -14,6 +14,18 @@ from nasimb.rundir import RunDir, cell_of
 from nasimb.space import Subnet
 
 FINISHED, SCREENED, CACHED, INFEASIBLE, FAILED = STATES = "finished", "screened", "cached", "infeasible", "failed"
+
+
+class Failure(StrEnum):
+    """What went wrong with a trial; see `nasimb.search.failures` for what is done about each."""
+
+    OOM = "oom"
+    NAN = "nan"
+    TIMEOUT = "timeout"
+    BAD_DATA = "bad_data"
+    LOST_WORKER = "lost_worker"
+    PREEMPTED = "preempted"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,8 @@ class Trial:
         cached_from: number of the trial whose result (a failure too) this one repeats.
         worker: the process that scored it; None for the owner of the run.
         attempt: 1, or 2 where a worker was lost with it before.
-        reason: why it failed or is infeasible.
+        failure: what went wrong: why it failed; or, where it has a score, why that took a second attempt.
+        reason: the same in a sentence where it failed, or why it is infeasible.
     """
 
     number: int
@@ -73,6 +86,7 @@ class Trial:
     cached_from: int | None = None
     worker: str | None = None
     attempt: int = 1
+    failure: Failure | None = None
     reason: str | None = None
 
     def repeated_as(self, number: int, kind: str) -> Trial:
@@ -139,6 +153,7 @@ class Trial:
             cached_from=int(row["cached_from"]) if row["cached_from"] else None,
             worker=row["worker"] or None,
             attempt=int(row["attempt"]),
+            failure=Failure(row["failure"]) if row["failure"] else None,
             reason=row["reason"] or None,
         )
 
@@ -149,28 +164,23 @@ def trials_of(run_dir: RunDir) -> list[Trial]:
     Raises:
         ResumeError: a row is damaged; names the file and the row (the first below the header is row 1).
     """
-    file = run_dir.path / "trials.csv"
-    try:
-        rows = run_dir.read_trials()
-    except UnicodeDecodeError as error:
-        raise _damaged(file, error.object[: error.start].count(b"\n"), "bytes that are no text") from None
-    except csv.Error as error:
-        raise ResumeError(f"{file} must be a table", got=error, do="Restore the file.") from None
     trials = []
-    for number, row in enumerate(rows, start=1):
-        if None in row:
-            raise _damaged(file, number, "more cells than columns")
+    for number, row in enumerate(run_dir.read_trials(), start=1):
         try:
             trials.append(Trial.from_row(row))
-        except KeyError as error:
-            raise _damaged(file, number, f"no {error.args[0]}") from None
-        except ValueError as error:
-            raise _damaged(file, number, str(error)) from None
+        except (KeyError, ValueError) as error:
+            raise ResumeError(
+                f"every row of {run_dir.path / 'trials.csv'} must be a trial",
+                got=f"row {number}: {error}",
+                do="Use the nasimb that wrote it.",
+            ) from None
     return trials
 
 
-def _damaged(file: Path, number: int, found: str) -> ResumeError:
-    return ResumeError(f"every row of {file} must be a trial", got=f"row {number}: {found}", do="Restore the file.")
+def failure_counts(trials: Iterable[Trial]) -> str:
+    """How many failed with what, as "2 oom, 1 nan"; empty where none did."""
+    counts = Counter(trial.failure for trial in trials if trial.state == FAILED)
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in Failure if counts[kind])
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:

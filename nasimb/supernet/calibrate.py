@@ -44,9 +44,9 @@ def calibrate(supernet: Supernet, subnet: Subnet, images_BCHW: Tensor) -> Statis
     return statistics
 
 
-def calibration_parts(supernet: Supernet, images_BCHW: Tensor) -> list[Tensor]:
-    """The images as `Supernet.settle` takes them."""
-    return list(torch.split(images_BCHW, images_at_a_time(supernet.space, images_BCHW.device)))
+def calibration_parts(supernet: Supernet, images_BCHW: Tensor, most: int | None = None) -> list[Tensor]:
+    """The images as `Supernet.settle` takes them, at most so many at a time; None: as many as are quick."""
+    return list(torch.split(images_BCHW, most or images_at_a_time(supernet.space, images_BCHW.device)))
 
 
 def calibration_images(

@@ -9,16 +9,17 @@ FOLDER/supernet.json          space, channels, classes and whatever `info` was g
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nasimb import seal
+from nasimb.durable import replace_whole
 from nasimb.errors import InputError
+from nasimb.nn.tensors import read_tensors as read_tensors
+from nasimb.nn.tensors import write_tensors as write_tensors
 from nasimb.space import SearchSpace
 from nasimb.spec import parse
 from nasimb.supernet import build_supernet
@@ -35,18 +36,16 @@ def save_supernet(supernet: Supernet, folder: Path, info: dict[str, Any]) -> Non
     Args:
         info: anything JSON can hold, given back by `load_supernet`: classes, recipe, steps, provenance.
     """
-    description = {
+    description = seal.sealed({
         "schema": SCHEMA,
         "space": supernet.space.model_dump(mode="json"),
         "in_channels": supernet.in_channels,
         "num_classes": supernet.num_classes,
         "info": info,
-    }
-    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    })  # fmt: skip
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     write_tensors(folder / WEIGHTS, supernet.state_dict(), {DESCRIPTION: text})
-    part = folder / f".{DESCRIPTION}.part"
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, folder / DESCRIPTION)
+    replace_whole(folder / DESCRIPTION, text.encode())
 
 
 def load_supernet(folder: Path) -> tuple[Supernet, dict[str, Any]]:
@@ -76,34 +75,6 @@ def load_supernet(folder: Path) -> tuple[Supernet, dict[str, Any]]:
     supernet = build_supernet(space, in_channels, description["num_classes"], zeros_C, ones_C, torch.Generator())
     load_weights(supernet, tensors, path)
     return supernet.eval().requires_grad_(False), description["info"]
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Replace a safetensors file atomically; it is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, part, metadata=metadata)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors (on the CPU) and the metadata of a safetensors file.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path} must exist", got="no such file", do="Check the folder.") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} must be a whole safetensors file", got=error, do="Delete it, and make it again."
-        ) from None
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

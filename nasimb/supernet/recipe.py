@@ -22,9 +22,14 @@ class Recipe(Spec):
         learning_rate: its peak, for the mean of the losses of a step's subnets.
         momentum: of SGD with Nesterov's look-ahead.
         weight_decay: of convolutions and the classifier; norm parameters and biases have none.
-        batch_size: images a step.
-        accumulation: micro-batches that a step's images are split into; gradients are the mean over all images, memory
-            is that of one micro-batch. Batch norms see a micro-batch at a time.
+        batch_size: images a step, over all processes where torchrun starts several.
+        accumulation: micro-batches that a step's images (under torchrun, a process's share of them) are split into;
+            gradients are the mean over all images, memory is that of one micro-batch. Batch norms see a micro-batch at
+            a time.
+        sync_bn: batch norms of several processes under torchrun see the images of all of them, two short meetings a
+            layer and pass: training follows the same curve as one process with the same batch_size. Off by default, as
+            elsewhere: each process then normalises over its own share, so that N processes follow the curve of one with
+            accumulation N times as high. Ask for it where shares are small. One process has nothing to synchronise.
         warmup: share of the schedule over which the learning rate rises in a straight line; cosine to 0 follows.
         label_smoothing: of the largest subnet's loss. The others learn from its soft labels alone.
         clip_norm: longest gradient over all parameters.
@@ -42,6 +47,7 @@ class Recipe(Spec):
     weight_decay: NonNegativeFloat = 2e-3
     batch_size: PositiveInt = 64
     accumulation: PositiveInt = 1
+    sync_bn: bool = False
     warmup: Share = 0.05
     label_smoothing: Share = 0.1
     clip_norm: PositiveFloat = 2.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nasimb.errors import WorkError
+from nasimb.errors import MemoryLimitError
 from nasimb.nn.moments import Statistics
 from nasimb.space import Subnet
 from nasimb.supernet.base import Step, Supernet, pooled
@@ -49,10 +49,11 @@ class SubnetTree:
         calibration_images: uint8 images_BCHW of every policy, on the device.
         dtype: number format of the folded steps; statistics are float32 in any case.
         limit_bytes: most that maps of calibration images may take at a time.
+        calibration_batch: images of one calibration pass; None: as many as are quick.
         between: called between two steps; what it raises ends the work.
 
     Raises:
-        WorkError: the maps of calibration images exceed `limit_bytes`.
+        MemoryLimitError: the maps of calibration images exceed `limit_bytes`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class SubnetTree:
         *,
         dtype: torch.dtype = torch.float32,
         limit_bytes: float = float("inf"),
+        calibration_batch: int | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self._roots: dict[str, Node] = {}
@@ -73,7 +75,8 @@ class SubnetTree:
         calibration = _Calibration(supernet, dtype, limit_bytes, between)
         with torch.no_grad():
             for policy, root in self._roots.items():
-                calibration.settle(root, calibration_parts(supernet, calibration_images[policy]), 0)
+                parts = calibration_parts(supernet, calibration_images[policy], calibration_batch)
+                calibration.settle(root, parts, 0)
 
     @classmethod
     def alone(
@@ -144,7 +147,7 @@ class _Calibration:
             child.folded = self.supernet.fold(child.step, child.statistics).eval().to(self.dtype)
             taken = held_bytes + sum(output.nbytes for output in outputs)
             if taken > self.limit_bytes:
-                raise WorkError(
+                raise MemoryLimitError(
                     f"maps of the calibration images must fit in {self.limit_bytes / 2**20:.0f} MiB",
                     got=f"{taken / 2**20:.0f} MiB for {len(node.members)} subnet(s)",
                     do="Lower calibration_images, or raise memory_mib.",

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasimb.data.augment import augment, augmented
+from nasimb.data.augment import augment, augmented, draw_moves, moved
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
 
@@ -88,3 +88,10 @@ def test_an_augmented_set_holds_what_augment_would_show():
     assert torch.equal(before.labels_N, moved.labels_N)
     assert (moved.classes, moved.name(1), moved.hashes()) == (before.classes, before.name(1), before.hashes())
     assert (moved.size, moved.channels, len(moved.store)) == (6, 1, 12)
+
+
+def test_a_part_of_a_batch_is_moved_as_in_the_whole() -> None:
+    """Processes that share a batch draw for all of it and move what is theirs."""
+    whole, own_M = images(), torch.tensor([5, 1, 2])
+    moves_3B = draw_moves(len(whole), seeded(), True, 2)
+    assert torch.equal(moved(whole[own_M], moves_3B[:, own_M]), augment(whole, seeded(), True, 2)[own_M])

@@ -149,3 +149,14 @@ def test_an_interrupt_does_not_take_the_workers_down(paths):
     (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGINT)
     assert len([*found, *stream]) == 12
+
+
+def test_a_signal_to_the_group_of_processes_leaves_the_workers_alone(paths):
+    """As torchrun ends its processes; the main process asks itself after every unit of work whether to stop."""
+    store = both_stores(paths, workers=1)[1]
+    before = set(multiprocessing.active_children())
+    stream = store.stream(torch.arange(12).split(1), CPU)
+    found = [next(stream)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert os.getpgid(worker.pid) != os.getpgid(0)
+    assert len([*found, *stream]) == 12

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nasimb.budget import Budget
 from nasimb.errors import BudgetError, InputError
 from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, choose_device, probe
+from nasimb.supernet.ranks import Ranks
 
 
 @pytest.mark.parametrize(("name", "said"), [("gpu", "auto, cpu or cuda"), ("cuda:99", "must exist")])
@@ -19,6 +21,21 @@ def test_devices_that_are_not_there(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         choose_device(name)
     assert choose_device("cpu").type == "cpu"
+
+
+def test_each_process_of_torchrun_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cuda"):
+        assert choose_device(name, Ranks(5, 6, local=1)) == torch.device("cuda:1")
+        with pytest.raises(InputError, match="got 2 GPUs for process 2"):
+            choose_device(name, Ranks(2, 6, local=2))
+    assert choose_device("cpu", Ranks(5, 6, local=3)) == torch.device("cpu")
+    for name, said in (("cuda:1", "got device cuda:1 for all"), ("gpu", "auto, cpu or cuda")):
+        with pytest.raises(InputError, match=said):
+            choose_device(name, Ranks(0, 6))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", Ranks(5, 6, local=3)) == torch.device("cpu")
 
 
 @given(st.floats(1e-4, 50), st.floats(1e-4, 500), st.floats(0, 500), st.floats(0, 50))

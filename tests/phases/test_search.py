@@ -12,8 +12,9 @@ import nasimb.phases.search as phase
 from nasimb.errors import Interrupted, WorkError
 from nasimb.phases.search import GIVE_UP, HOPELESS, MOST_TOGETHER_SECONDS, search
 from nasimb.rundir import RunDir
+from nasimb.search import engine
 from nasimb.search.study import Proposal
-from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Failure, Trial
 
 Workshop = Callable[..., Any]
 
@@ -130,6 +131,34 @@ def test_nothing_starts_that_would_eat_into_the_reserve(workshop: Workshop, monk
     trials = run(shop, None, reserve=40.0)
     assert 54.0 <= shop.session.ledger.spent("search") <= 60.0
     assert all(trial.seconds == 3.0 for trial in trials if trial.state == FINISHED)
+
+
+def test_a_candidate_that_is_stuck_is_given_up_before_it_takes_what_the_rest_needs(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, original = workshop(limit=100.0), engine.sweep
+    stuck: list[int] = []
+
+    def sweep(scoring: Any, tree: Any, images: Any, members: Any, **options: Any) -> Any:
+        seconds = 1.0 * len(members)
+        for _ in range(400 if len(shop.run.read_trials()) > 8 else 1):
+            shop.clock.now += seconds
+            options["between"]()
+            stuck.append(1)
+        return original(scoring, tree, images, members, **options)
+
+    monkeypatch.setattr(engine, "sweep", sweep)
+    trials = run(shop, None, reserve=40.0)
+    late = [trial for trial in trials if trial.failure is Failure.TIMEOUT]
+    assert late
+    assert trials[-len(late) :] == late
+    assert all(trial.state == FAILED and trial.seconds > 0 for trial in late)
+    assert "were predicted" in str(late[0].reason)
+    # Not much of the reserve is gone: a little more than what is twice the prediction.
+    assert 60.0 <= shop.session.ledger.spent("search") < 85.0
+    assert [Trial.from_row(row) for row in shop.run.read_trials()] == trials
+    seconds = sum(trial.seconds for trial in trials)
+    assert seconds == pytest.approx(shop.session.ledger.spent("search"), rel=0.02)
 
 
 def costing(shop: Any, monkeypatch: pytest.MonkeyPatch, seconds: float, most_ticks: int = 1) -> list[tuple[int, int]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,14 +20,39 @@ from nasimb.search.storage import Reaching, open_storage
 Connect = Callable[[], WorkQueue]
 
 
-@pytest.fixture(params=["memory", "journal", "sqlite"])
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real `nasimb storage serve`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = tmp_path_factory.mktemp("served") / "storage.journal"
+    command = [sys.executable, "-m", "nasimb", "storage", "serve", "--file", str(file), "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = "".join(process.stderr.readline() for _ in range(2))
+    assert f"grpc://127.0.0.1:{port}" in said
+    assert "Only processes on this machine" in said
+    yield f"grpc://127.0.0.1:{port}"
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+@pytest.fixture(params=["memory", "journal", "sqlite", "postgresql", "grpc"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
     """Makes one more connection to one queue."""
+    name = f"{request.node.name}-{tmp_path}"
     if request.param == "memory":
         storage = InMemoryStorage()
-        return lambda: WorkQueue(Reaching(storage, None), "run")
-    address = None if request.param == "journal" else f"sqlite:///{tmp_path / 'work.db'}"
-    return lambda: WorkQueue(Reaching(open_storage(address, tmp_path), address), "run")
+        return lambda: WorkQueue(Reaching(storage, None), name)
+    addresses: dict[str, Callable[[], str | None]] = {
+        "journal": lambda: None,
+        "sqlite": lambda: f"sqlite:///{tmp_path / 'work.db'}",
+        "postgresql": lambda: str(request.getfixturevalue("postgres").address),
+        "grpc": lambda: str(request.getfixturevalue("served")),
+    }
+    address = addresses[request.param]()
+    return lambda: WorkQueue(Reaching(open_storage(address, tmp_path), address), name)
 
 
 def test_a_unit_goes_there_and_back(connect: Connect) -> None:

@@ -27,6 +27,10 @@ class AffineBatchNorm(Norm):
         weight_C, bias_C = self.weight_and_bias(x_BCHW.shape[1])
         if moments is None:
             return F.batch_norm(x_BCHW, None, None, weight_C, bias_C, training=True, eps=self.eps)
+        if moments.mean_C.requires_grad:  # the kernel takes moments for constants
+            scale_C = weight_C * (moments.var_C + self.eps).rsqrt()
+            shift_C = bias_C - moments.mean_C * scale_C
+            return torch.addcmul(shift_C[:, None, None], x_BCHW, scale_C[:, None, None]).to(x_BCHW.dtype)
         return F.batch_norm(x_BCHW, moments.mean_C, moments.var_C, weight_C, bias_C, training=False, eps=self.eps)
 
     def extract(self, channels: int, moments: Moments | None) -> nn.BatchNorm2d:

@@ -1,0 +1,194 @@
+"""Several real processes on one search: killed, cut off from their storage, joined from elsewhere, over PostgreSQL."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from postgres import PASSWORD, Postgres
+from tiny_run import ASSIGNED, DATA
+
+from nasimb.ledger import read_account
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+def start(run: Path, *words: str, budget: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m nasimb search` on the digits, with a super-network that is hardly trained."""
+    config = run.parent / "config.yaml"
+    config.write_text(json.dumps({"data": {**DATA, "target_per_class": 60}, "budget": budget, "device": "cpu"}))
+    more = [*ASSIGNED, "calibration_images=120", "imbalance_factor=2"]
+    command = [sys.executable, "-m", "nasimb", "search", "--config", str(config), "--run", str(run), *words]
+    command += [word for text in more for word in ("--set", text)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return [child for child in psutil.Process(process.pid).children() if is_alive(child)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def at_work(run: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Workers that have loaded the super-network: a test that kills nothing but beginners would say little."""
+    said = " ".join(log.read_text() for log in (run / "workers").glob("*.log"))
+    return [child for child in workers_of(process) if f"-{child.pid}-" in said]
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    file = run / "trials.csv"
+    return list(csv.DictReader(file.open())) if file.exists() else []
+
+
+def candidate_of(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("resolution", "depths", "widths", "kernel_sizes", "norms", "taps"))
+
+
+def check_exact(run: Path, trials: int) -> list[dict[str, str]]:
+    """Exactly so many scored, in order, each candidate once."""
+    rows = rows_of(run)
+    assert [int(row["number"]) for row in rows] == list(range(len(rows)))
+    scored = [row for row in rows if row["state"] == "finished"]
+    assert len(scored) == trials
+    assert max(Counter(map(candidate_of, scored)).values()) == 1
+    return scored
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[str, str]:
+    out, errors = process.communicate(timeout=seconds)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    return out, errors
+
+
+def test_ten_workers_die_on_postgresql_and_200_trials_are_exact(tmp_path: Path, postgres: Postgres) -> None:
+    run, draw, killed = tmp_path / "run", random.Random(0), 0
+    process = start(run, "--workers", "4", budget="200trials", NASIMB_STORAGE=postgres.address)
+    command_lines: list[str] = []
+    deadline = time.monotonic() + 200
+    while process.poll() is None and killed < 10 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        command_lines += [command_line(child) for child in workers_of(process)]
+        busy = at_work(run, process)
+        if busy and len(rows_of(run)) > 15 * killed:
+            draw.choice(busy).send_signal(signal.SIGKILL)
+            killed += 1
+    out, errors = finished(process)
+    scored = check_exact(run, 200)
+    assert killed == 10, errors
+    assert errors.count("died (SIGKILL)") == 10
+    assert len({row["worker"] for row in scored}) > 4
+    assert all(row["attempt"] in ("1", "2") for row in scored)
+    account = read_account(run / "ledger.jsonl")
+    assert sum(charge.worker != "main" for charge in account) > 4
+    for text in (out, errors, *command_lines, *(file.read_bytes().decode("latin-1") for file in files_of(run))):
+        assert PASSWORD not in text
+
+
+def files_of(run: Path) -> list[Path]:
+    return [file for file in run.rglob("*") if file.is_file()]
+
+
+def test_a_storage_away_for_20_seconds_costs_nothing_but_time(tmp_path: Path, postgres: Postgres) -> None:
+    run = tmp_path / "run"
+    process = start(run, "--workers", "2", "--storage", postgres.address, budget="120trials")
+    wait_for(lambda: len(rows_of(run)) >= 10, process)
+    postgres.stop()
+    time.sleep(20)
+    assert process.poll() is None
+    postgres.start()
+    _, errors = finished(process)
+    check_exact(run, 120)
+    assert PASSWORD not in errors
+
+
+def test_workers_join_a_running_search_through_its_folder_and_leave_when_it_is_gone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, budget="5000trials")
+    wait_for(lambda: len(rows_of(run)) >= 2, process)
+    command = [sys.executable, "-m", "nasimb", "worker", str(run), "--device", "cpu", "--patience", "4s"]
+    joined = [subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+
+    def everybody_works() -> bool:
+        rows = rows_of(run)
+        return len({row["worker"] for row in rows}) == 3 and rows[-1]["worker"] == "" and len(rows) > 50
+
+    wait_for(everybody_works, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    said = [worker.communicate(timeout=40)[1] for worker in joined]
+    assert [worker.returncode for worker in joined] == [0, 0], said
+    assert all("has not been heard for 4 s" in text for text in said)
+    check_exact(run, sum(row["state"] == "finished" for row in rows_of(run)))
+
+
+def test_a_killed_search_goes_on_with_what_its_workers_found(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, "--workers", "2", budget="120trials")
+    wait_for(lambda: len(rows_of(run)) >= 30, process)
+    orphans = workers_of(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    psutil.wait_procs(orphans, timeout=20)
+    assert not [orphan for orphan in orphans if is_alive(orphan)]  # nobody is left behind
+    before = rows_of(run)
+    finished(start(run, "--workers", "2", budget="120trials"))
+    scored = check_exact(run, 120)
+    assert rows_of(run)[: len(before)] == before
+    assert len(scored) == 120
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_polite_signal_ends_search_and_workers_within_seconds(tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    process = start(run, "--workers", "2", budget="400trials")
+    wait_for(lambda: len(rows_of(run)) >= 20, process)
+    workers = workers_of(process)
+    asked = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 128 + number
+    assert "Give the same command again" in errors
+    psutil.wait_procs(workers, timeout=5)
+    assert not [worker for worker in workers if is_alive(worker)]
+
+
+def wait_for(reached: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+    assert reached()
