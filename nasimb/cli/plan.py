@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.search_options import (
     Assignments,
     Budget,
@@ -87,6 +88,7 @@ def plan(
     written.
     Under a budget of trials: how long they will take. Exit code 2 where the budget is too small for anything useful.
     """
+    refuse_torchrun()
     from nasimb.plan import plan_run
     from nasimb.price import Price
     from nasimb.report.plan import print_plan
