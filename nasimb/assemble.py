@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasimb.budget import Budget
 from nasimb.config import RunConfig
 from nasimb.data import parse_dataset
 from nasimb.data.base import LoadRequest
@@ -18,13 +17,12 @@ from nasimb.data.task import Task, load_task
 from nasimb.errors import InputError, ResumeError
 from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
-from nasimb.phases.disk import Plan, check_room
 from nasimb.phases.heads import Comparison
-from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
+from nasimb.phases.prepare import check_space_fits
 from nasimb.phases.supernet import Frozen, is_finished, load, train, training_seconds
 from nasimb.rundir import RunDir
 from nasimb.search.candidate import Scoring
-from nasimb.search.limits import Limits, cost_range
+from nasimb.search.limits import Limits
 from nasimb.search.screening import Screen, class_capped
 from nasimb.search.study import Question
 from nasimb.session import Session
@@ -33,7 +31,7 @@ from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
 from nasimb.supernet.calibrate import calibration_images
 from nasimb.supernet.pixels import pixel_mean_and_std
-from nasimb.supernet.precision import Precision, faster_inference
+from nasimb.supernet.precision import Precision
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.train import Training
@@ -214,28 +212,6 @@ def trained_supernet(
     )
 
 
-def check_disk(session: Session, config: RunConfig, ground: Ground, *, trained_in: Path) -> None:
-    """Refuse what will fill the disk of the run folder.
-
-    Args:
-        trained_in: where the super-network is, or will be.
-
-    Raises:
-        InputError: says how much is missing.
-    """
-    task, probed = ground.task, session.run.read_json(PROBE_FILE) or {}
-    channels, size = task.source.channels, ground.space.max_resolution
-    plan = Plan(
-        space=ground.space, channels=channels, classes=task.target.num_classes,
-        training=ground.ready is None and not is_finished(trained_in),
-        images=len(task.source) + len(task.target) + len(task.test),
-        calibration_bytes=min(config.calibration_images, len(task.source)) * channels * size * size,
-        trials=Budget.parse(config.budget).trials, seconds=session.ledger.limit_seconds,
-        trial_seconds=probed.get("trial_seconds", 0.0),
-    )  # fmt: skip
-    check_room(session.run.path, plan.needed_bytes())
-
-
 def load_trained(run: RunDir, device: torch.device) -> Frozen:
     """The super-network that a run has trained.
 
@@ -243,60 +219,6 @@ def load_trained(run: RunDir, device: torch.device) -> Frozen:
         InputError: it has not, or the file is damaged.
     """
     return load(run.supernet, device)
-
-
-def check_training_budget(session: Session, config: RunConfig, ground: Ground, ranks: Ranks = ONE_PROCESS) -> None:
-    """Refuse a time too short to train a super-network in; the first rank keeps what it measured.
-
-    Raises:
-        BudgetError: names the smallest budget that works.
-    """
-    limit = session.ledger.limit_seconds
-    assert limit is not None
-    training = new_training(config, ground, limit, ranks=ranks)
-    step_seconds = measure_step(training, session.clock, ground.device)
-    with ranks.alike():
-        if ranks.first:
-            session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
-            found = Probe(step_seconds, 0.0, 0.0)
-            check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
-
-
-def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
-    """Refuse limits nothing can meet, and a budget too small for the smallest useful run.
-
-    Raises:
-        InputError: says which, and what would do.
-    """
-    question, limit = make_question(config, ground), session.ledger.limit_seconds
-    training = None if ground.ready is not None else new_training(config, ground, limit)
-    supernet = training.supernet if training is not None else ground.ready.supernet  # type: ignore[union-attr]
-    scoring = _scoring(config, ground, supernet, {})
-    check_objective(config.metric, scoring.judged_counts_K.numpy())
-    rows = cost_range(ground.space, scoring.cost_of, question.limits)
-    session.watcher.say(f"{ground.space.size():,} subnets in {ground.space.name}:")
-    for row in rows:
-        within = "" if row.within else "  (over the limit)"
-        session.watcher.say(f"  {row.name:9}{row.macs / 1e6:9.2f}M MACs {row.params / 1e3:9.1f}k params{within}")
-    if limit is None:
-        return
-    found = probe(
-        supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
-        clock=session.clock, device=ground.device,
-    )  # fmt: skip
-    inference = _inference_precision(config, scoring)
-    check_affordable(found, limit, session.ledger.spent(), config.budget)
-    precision = None if training is None else training.precision
-    session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
-
-
-def _inference_precision(config: RunConfig, scoring: Scoring) -> Precision:
-    """Number format of the convolutions that score candidates: what was asked for, or the faster one here."""
-    if config.precision != "auto":
-        return config.precision
-    batch = scoring.fitted.subset(torch.arange(min(len(scoring.fitted), scoring.batch_size)))
-    images_BCHW = next(iter(batch.batches(len(batch), scoring.device)))[0]
-    return faster_inference(scoring.supernet, images_BCHW)
 
 
 def inference_precision(run: RunDir, config: RunConfig) -> Precision:
@@ -307,7 +229,7 @@ def inference_precision(run: RunDir, config: RunConfig) -> Precision:
 
 def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen, precision: Precision = "float32") -> Scoring:
     """How candidates are scored in this run."""
-    scoring, images = _scoring(config, ground, frozen.supernet, {}), {}
+    scoring, images = bare_scoring(config, ground, frozen.supernet, {}), {}
     scoring = replace(scoring, dtype=getattr(torch, precision), screen=_screen(config, scoring))
     for policy in config.calibrations:
         if policy == "source":
@@ -361,7 +283,8 @@ def make_comparison(config: RunConfig) -> Comparison:
     return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed, heads.crops)
 
 
-def _scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
+def bare_scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
+    """`make_scoring` without screening, in float32, on these calibration images."""
     task = ground.task
     fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
     if config.validation == "holdout" and validation is None:

@@ -16,6 +16,7 @@ from nasimb.budget import Clock
 from nasimb.progress import Progress, Silent, Watcher
 
 LABELS = {
+    "plan": "measuring",
     "prepare": "reading the data",
     "supernet": "training the super-network",
     "search": "searching",

@@ -14,6 +14,7 @@ from nasimb.errors import BudgetError, InputError
 from nasimb.extension import Extension, extend, extensions, settle
 from nasimb.ledger import Ledger
 from nasimb.phases.prepare import choose_device, rounded_up
+from nasimb.phases.sharing import ALONE, Sharing
 from nasimb.pipeline import held_by, run_search
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
@@ -33,6 +34,7 @@ def extend_run(
     clock: Clock = time.monotonic,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
+    sharing: Sharing = ALONE,
 ) -> dict[str, Any]:
     """Go on with a run, finished or not, on more budget: search, then heads and test for the new winner.
 
@@ -42,7 +44,7 @@ def extend_run(
 
     Args:
         added: "+4gpu-h", in the unit of the run's budget; None goes on with an extension that was interrupted.
-        clock, watcher, stop: as `run_search` takes them.
+        clock, watcher, stop, sharing: as `run_search` takes them.
 
     Returns:
         The contents of `folder/result.json`.
@@ -62,15 +64,17 @@ def extend_run(
             if added is None:
                 raise _nothing_asked(folder, config.budget, made, finished)
             device = choose_device(config.device)
+            budget = Budget.parse(config.budget).plus(added)
+            spent_seconds = Ledger(run.ledger, clock, budget, held_by(device)).spent()
             extension = Extension(
-                added, config.budget, Budget.parse(config.budget).plus(added).text, environment(str(device), sys.argv)
-            )
+                added, config.budget, budget.text, environment(str(device), sys.argv), spent_seconds
+            )  # fmt: skip
             if finished is not None:
                 _check_worthwhile(run, config, extension, clock, finished["test_reads"])
             extend(run, extension)
             config = config.model_copy(update={"budget": extension.budget})
             watcher.say(f"{folder}: the budget grows from {extension.before} to {extension.budget}.")
-    return run_search(config, folder, clock=clock, watcher=watcher, stop=stop)
+    return run_search(config, folder, clock=clock, watcher=watcher, stop=stop, sharing=sharing)
 
 
 def _asked_before(made: list[Extension], added: str | None) -> bool:

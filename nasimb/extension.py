@@ -31,6 +31,7 @@ class Extension:
         added: as typed, "+4gpu-h".
         before, budget: of the run, without and with it.
         environment: versions, device and command line of the process that asked for it.
+        spent_seconds: on the clock, when it was asked for.
         seen: whether its result was shown. Until then the command that asked for it goes on with it, and adds nothing.
     """
 
@@ -38,6 +39,7 @@ class Extension:
     before: str
     budget: str
     environment: Mapping[str, Any]
+    spent_seconds: float = 0.0
     seen: bool = False
 
 
@@ -91,6 +93,12 @@ def first_budget(run: RunDir) -> str | None:
     """The budget that an extended run was started with; None for one that never was extended."""
     made = extensions(run)
     return made[0].before if made else None
+
+
+def just_extended(run: RunDir, spent_seconds: float) -> bool:
+    """Whether nothing was spent since the last extension: a process that begins now goes on with nobody's work."""
+    made = extensions(run)
+    return bool(made) and spent_seconds <= made[-1].spent_seconds
 
 
 def extension_notes(run: RunDir) -> list[str]:

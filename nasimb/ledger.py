@@ -42,7 +42,7 @@ class Ledger:
     Attributes:
         limit_seconds: on the clock, for the owner alone; None: no time limit.
         own: what the owner usually holds.
-        resumed: whether the account was begun by an earlier process.
+        resumed: whether this process goes on with what an earlier one was stopped in.
 
     Raises:
         BudgetError: the budget is in GPU time, and no GPU is held.

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from nasimb import assemble
+from nasimb import afford, assemble
 from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
-from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, settle
+from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, just_extended, settle
 from nasimb.ledger import Ledger
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
@@ -139,6 +139,7 @@ def _session(
     run: RunDir, budget: Budget, device: torch.device, clock: Clock, watcher: Watcher, stop: Stop
 ) -> Session:  # fmt: skip
     ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say)
+    ledger.resumed = ledger.resumed and not just_extended(run, ledger.spent())
     return Session(run, ledger, clock, watcher, stop)
 
 
@@ -150,12 +151,12 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
         if not checked:
             for note in ground.task.notes:
                 session.watcher.say(note)
-            assemble.check_budget(session, config, ground)
-            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
+            afford.check_budget(session, config, ground)
+            afford.check_disk(session, config, ground, trained_in=session.run.supernet)
             session.run.write_json("splits.json", _splits(ground))
         else:
             assemble.check_unchanged(session.run, ground)
-            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
+            afford.check_disk(session, config, ground, trained_in=session.run.supernet)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
 
@@ -275,10 +276,10 @@ def train_supernet(
             ground = _load_source(config, device, ranks)
             _check_common(ranks, config, ground)
             if not checked:
-                assemble.check_training_budget(session, config, ground, ranks)
+                afford.check_training_budget(session, config, ground, ranks)
             with ranks.alike():
                 if ranks.first:
-                    assemble.check_disk(session, config, ground, trained_in=folder)
+                    afford.check_disk(session, config, ground, trained_in=folder)
                 if ranks.first and not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
         with ledger.phase("supernet"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from nasimb.errors import ResumeError
 from nasimb.extension import (
@@ -19,6 +19,7 @@ from nasimb.extension import (
     extension_notes,
     extensions,
     first_budget,
+    just_extended,
     mark_seen,
     settle,
 )
@@ -34,7 +35,7 @@ class Killed(BaseException):
 
 def a_run(folder: Path, *, finished: bool = True) -> RunDir:
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": "digits", "budget": "8gpu-h", "seed": 3}))
+    RunDir(folder).write_config({"data": "digits", "budget": "8gpu-h", "seed": 3})
     if finished:
         end(RunDir(folder), "8gpu-h")
     return RunDir(folder)
@@ -46,6 +47,10 @@ def end(run: RunDir, budget: str) -> None:
     run.write_json("result.json", {"spend": {"limit": budget}})
 
 
+def result_of(run: RunDir, name: str) -> dict[str, Any]:
+    return {key: value for key, value in (run.read_json(name) or {}).items() if key != "check"}
+
+
 def contents(run: RunDir) -> dict[str, str]:
     return {file.name: file.read_text() for file in run.path.iterdir() if not file.name.startswith(".")}
 
@@ -55,7 +60,7 @@ def test_a_finished_run_gets_its_budget_and_keeps_what_it_found(tmp_path: Path) 
     extend(run, FIRST)
     assert run.config() == {"data": "digits", "budget": "12gpu-h", "seed": 3}
     assert run.read_json("result.json") is None
-    assert run.read_json("result-1.json") == {"spend": {"limit": "8gpu-h"}}
+    assert result_of(run, "result-1.json") == {"spend": {"limit": "8gpu-h"}}
     assert "8gpu-h" in (run.path / "predictions-1.csv").read_text()
     assert extensions(run) == [FIRST]
     assert first_budget(run) == "8gpu-h"
@@ -84,7 +89,7 @@ def test_an_unfinished_run_has_nothing_to_set_aside(tmp_path: Path) -> None:
     assert extension_notes(run) == ["The budget was extended: 8gpu-h, then 12gpu-h."]
     end(run, "12gpu-h")
     settle(run)
-    assert run.read_json("result.json") == {"spend": {"limit": "12gpu-h"}}, "its own result stays"
+    assert result_of(run, "result.json") == {"spend": {"limit": "12gpu-h"}}, "its own result stays"
 
 
 def test_a_run_that_was_never_extended_is_left_alone(tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_a_kill_between_any_two_steps_is_mended(
 ) -> None:
     """Every step is a file that gets its name; the process dies before the n-th of them."""
     whole = a_run(tmp_path / "whole", finished=finished)
-    replace, steps = Path.replace, 0
+    rename, steps = Path.replace, 0
     while True:
         run, left = a_run(tmp_path / f"run{steps}", finished=finished), [steps]
 
@@ -109,7 +114,7 @@ def test_a_kill_between_any_two_steps_is_mended(
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
-            return replace(file, target)
+            return rename(file, target)
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "replace", dying)
@@ -141,3 +146,11 @@ def test_the_record_is_json_for_programs(tmp_path: Path) -> None:
     (one,) = json.loads((run.path / FILE).read_text())["extensions"]
     assert (one["added"], one["before"], one["budget"], one["seen"]) == ("+4gpu-h", "8gpu-h", "12gpu-h", False)
     assert one["environment"] == {"device": "cuda"}
+
+
+def test_who_goes_on_with_nobodys_work(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    assert not just_extended(run, 0.0), "never extended"
+    extend(run, replace(FIRST, spent_seconds=100.0))
+    assert just_extended(run, 100.0)
+    assert not just_extended(run, 100.5), "a process has begun it"

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.options import Format
+from nasimb.cli.search_options import Storage, Workers
 from nasimb.display import watching
 
 
@@ -21,6 +23,8 @@ def extend(
             "extension that was interrupted.",
         ),
     ] = None,
+    workers: Workers = 0,
+    storage: Storage = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
 ) -> None:
     """Go on with a run on more budget: nasimb extend RUN --budget +30min.
@@ -32,13 +36,15 @@ def extend(
     To search with the super-network of a run in another way (other limits, another objective), start a new run from
     it: nasimb search --supernet RUN/supernet.
     """
+    refuse_torchrun()
     from nasimb.extend import extend_run
     from nasimb.extension import mark_seen
+    from nasimb.phases.sharing import Sharing
     from nasimb.report.show import print_report
     from nasimb.rundir import RunDir
 
     with watching() as (watcher, stop):
-        result = extend_run(run, budget, watcher=watcher, stop=stop)
+        result = extend_run(run, budget, watcher=watcher, stop=stop, sharing=Sharing(workers, storage))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

@@ -13,6 +13,7 @@ from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
 from nasimb.cli.pareto import pareto
+from nasimb.cli.plan import plan
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
@@ -44,6 +45,7 @@ app.add_typer(storage_app, name="storage")
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app.command()(search)
+app.command()(plan)
 app.command()(extend)
 data_app.command("inspect")(inspect)
 app.command()(status)

@@ -7,7 +7,7 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,11 +21,13 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head,
 from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
+from nasimb.phases.admission import not_started
 from nasimb.phases.choice import SHOWN, Choice, merit
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.crops import Crops
-from nasimb.phases.prepare import MODELS_TESTED
+from nasimb.phases.headcosts import BASELINES as BASELINES
+from nasimb.phases.headcosts import HeadCosts, most_for_finalists, most_for_largest
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES
 from nasimb.search.limits import Limits
@@ -36,20 +38,9 @@ T = TypeVar("T")
 
 FILE = "heads.jsonl"
 PHASE = "head"
-BASELINES = ("smallest", "random")
-"""Compared besides the finalists; the largest is compared before the search begins."""
-MODELS, SUBNETS = 5, 4
-"""Heads to be fitted for the test, and subnets to be timed: the largest comes with two heads."""
 KEPT_MIB = 512
-TIMING_SECONDS = 0.25
 TYPICAL_SUBNETS = 32
 """Sampled to know what a candidate costs on average, against the largest."""
-START_SECONDS = 0.5
-MARGIN = 1.2
-MOST_FOR_HEADS = 0.2
-"""Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
-run compares, and what that leaves on the finalists."""
-FIRST_TRIALS = 3
 
 
 class HeadWork:
@@ -71,20 +62,30 @@ class HeadWork:
         assert self.comparison.folds is not None
         assert self.comparison.penalties is not None
         self._folds, self._penalties = self.comparison.folds, self.comparison.penalties
-        self._num_test, self._num_target = num_test, int(scoring.class_counts_K.sum())
-        self.crops = Crops(comparison.crops, flip, comparison.seed).fitting(self._num_target, largest)
+        num_target = int(scoring.class_counts_K.sum())
+        self.crops = Crops(comparison.crops, flip, comparison.seed).fitting(num_target, largest)
         for note in self.crops.notes(comparison.crops):
             session.watcher.say(note)
+        self.costs = HeadCosts(
+            heads=tuple(repr(head) for head in comparison.heads),
+            finalists=comparison.count + len(BASELINES),
+            walks=self._folds if scoring.validation is None else 1,
+            fitted=len(scoring.fitted),
+            held_out=0 if scoring.validation is None else len(scoring.validation),
+            test=num_test,
+            target=num_target,
+            crops=self.crops.count,
+            typical_share=_typical_share(scoring),
+        )
         self._done: dict[tuple[Candidate, str], list[Choice]] = {}
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
-            self._done[choices[0].candidate, repr(line["unit"])] = choices
-        self._calibrate_seconds, self._image_seconds = 0.0, 0.0
-        self._fit_seconds: dict[str, float] = {}
+            self._keep(choices[0].candidate, repr(line["unit"]), choices)
         self._most_seconds = self._measured_seconds = 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
+        self._refused: list[float] = []
 
     def features(self, candidate: Candidate, images: ImageSet, statistics: Statistics | None = None) -> Tensor:
         """features_ND of a candidate; kept (up to a limit) for the head and evaluate phases, which ask twice."""
@@ -116,8 +117,9 @@ class HeadWork:
 
         Where even that would take more than half of the heads' share of the time, no more is done than to measure.
         """
-        limit = self.session.ledger.limit_seconds
-        reserve_seconds = 0.0 if limit is None else self.session.ledger.remaining() - MOST_FOR_HEADS / 2 * limit
+        ledger = self.session.ledger
+        limit = ledger.limit_seconds
+        reserve_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
         heads, start = _distinct([PLAIN, *self.comparison.heads]), self.session.clock()
         try:
             features = self._measure_features(candidate)
@@ -128,24 +130,21 @@ class HeadWork:
             self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
             return
         self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
+        self._tell_refused(reserve_seconds, "search and test")
         if limit is not None:
-            left_seconds = MOST_FOR_HEADS * limit - self.session.ledger.spent(PHASE)
-            # Heads have something to choose from only if the search has at least as long.
-            searched_seconds = (self.session.ledger.remaining() - self.evaluate_seconds()) / 2
-            self._most_seconds = max(0.0, min(left_seconds, searched_seconds))
+            self._most_seconds = most_for_finalists(
+                limit,
+                spent_seconds=ledger.spent(PHASE),
+                remaining_seconds=ledger.remaining(),
+                evaluate_seconds=self.evaluate_seconds(),
+            )
 
     def evaluate_seconds(self) -> float:
-        """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images."""
-        images = self._num_test + self._passed_again + (self.crops.count - 1) * self._num_target
-        features_seconds = self._calibrate_seconds + images * self._image_seconds
-        fit_seconds = self.crops.count * max(self._fit_seconds.values(), default=0.0)
-        work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
-        return MARGIN * (work_seconds + self._once_more_seconds(work_seconds)) + START_SECONDS
-
-    def _once_more_seconds(self, work_seconds: float) -> float:
-        """A run that was stopped before may be stopped in its last phase too, and begin that anew."""
-        again = self.session.ledger.since_opening("prepare") + self._measured_seconds + work_seconds
-        return again if self.session.ledger.resumed else 0.0
+        """What the evaluate phase needs, see `HeadCosts`."""
+        ledger = self.session.ledger
+        # A run that was stopped before may be stopped in its last phase too, and begin that anew.
+        again_seconds = ledger.since_opening("prepare") + self._measured_seconds if ledger.resumed else None
+        return self.costs.evaluate_seconds(self._passed_again, again_seconds)
 
     @property
     def _passed_again(self) -> int:
@@ -155,29 +154,12 @@ class HeadWork:
         """
         compared = {candidate for candidate, _ in self._done}
         kept = all((candidate, id(self.scoring.fitted)) in self._kept for candidate in compared)
-        return 0 if compared and kept and self.scoring.validation is None else self._num_target
+        return 0 if compared and kept and self.scoring.validation is None else self.costs.target
 
     def tail_seconds(self, finished: int) -> float:
-        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
-
-        Args:
-            finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
-                to compare.
-        """
-        if finished < FIRST_TRIALS:
-            return self.evaluate_seconds()
-        candidates = self.comparison.count + len(BASELINES)
-        # Fits cost much the same for all; features of the largest are at hand, those of others cost less.
-        fit_seconds = sum(self._expected_seconds(head) for head in self.comparison.heads)
-        seconds = self._typical_share * self._features_seconds() + fit_seconds
-        return min(MARGIN * candidates * seconds, self._most_seconds) + self.evaluate_seconds()
-
-    @cached_property
-    def _typical_share(self) -> float:
-        """MACs of an average subnet, in units of the largest."""
-        space, rng = self.scoring.supernet.space, np.random.default_rng(0)
-        macs = [self.scoring.cost_of(space.sample(rng))[0] for _ in range(TYPICAL_SUBNETS)]
-        return sum(macs) / len(macs) / self.scoring.cost_of(space.largest())[0]
+        """What must be left when the search ends, see `HeadCosts`."""
+        evaluate_seconds = self.evaluate_seconds()
+        return self.costs.tail_seconds(finished, most_seconds=self._most_seconds, evaluate_seconds=evaluate_seconds)
 
     def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
@@ -220,7 +202,21 @@ class HeadWork:
             if not self._try(trial.candidate, self.comparison.heads, 1.0):
                 break
             finalists.append(trial)
+        self._tell_refused(self.evaluate_seconds(), "the test")
         return finalists
+
+    def _tell_refused(self, kept_seconds: float, kept: str) -> None:
+        """Say how many comparisons were not started since it was last said."""
+        if self._refused:
+            mean_seconds = sum(self._refused) / len(self._refused)
+            what = "comparison of a head" if len(self._refused) == 1 else "comparisons of heads"
+            left_seconds = self.session.ledger.remaining() - kept_seconds
+            line = not_started(
+                what, len(self._refused), mean_seconds, left_seconds, purpose="heads", kept_seconds=kept_seconds,
+                kept=kept,
+            )  # fmt: skip
+            self.session.watcher.say(line)
+        self._refused.clear()
 
     def fit(
         self, choice: Choice, features_ND: Tensor, labels_N: Tensor,
@@ -283,8 +279,10 @@ class HeadWork:
         for head in heads:
             if (candidate, repr(head)) in self._done:
                 continue
-            expected = self._expected_seconds(head) + (self._features_seconds() if features is None else 0.0)
+            expected = self.costs.compare_seconds(repr(head))
+            expected += self.costs.features_seconds() if features is None else 0.0
             if expected > self.session.ledger.remaining() - max(keep_seconds, self.evaluate_seconds()):
+                self._refused.append(expected)
                 everything = False
                 continue
             try:
@@ -293,7 +291,7 @@ class HeadWork:
             except FAILURES as error:
                 self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {_one_line(error)}")
                 continue
-            self._done[candidate, repr(head)] = choices
+            self._keep(candidate, repr(head), choices)
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
             best = max(choices, key=merit)
@@ -301,19 +299,9 @@ class HeadWork:
             self.session.tick(PHASE, self._progress, self._detail)
         return everything
 
-    def _expected_seconds(self, head: Named) -> float:
-        """The longest that comparing this head has taken on a candidate; before the first, what its fits would."""
-        taken = [unit[0].seconds for (_, done), unit in self._done.items() if done == repr(head)]
-        return max(taken, default=self._walks * self._fit_seconds.get(repr(head), 0.0))
-
-    @property
-    def _walks(self) -> int:
-        """Walks down the penalties in one comparison."""
-        return self._folds if self.scoring.validation is None else 1
-
-    def _features_seconds(self) -> float:
-        held_out = 0 if self.scoring.validation is None else len(self.scoring.validation)
-        return self._calibrate_seconds + (len(self.scoring.fitted) + held_out) * self._image_seconds
+    def _keep(self, candidate: Candidate, head: str, choices: list[Choice]) -> None:
+        self._done[candidate, head] = choices
+        self.costs = self.costs.having_compared(head, choices[0].seconds)
 
     def _measure_features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """`_features`, timed."""
@@ -323,21 +311,22 @@ class HeadWork:
         middle = self.session.clock()
         self.features(candidate, self.scoring.fitted, statistics)
         end = self.session.clock()
-        self._calibrate_seconds, self._image_seconds = middle - start, (end - middle) / len(self.scoring.fitted)
+        image_seconds = (end - middle) / len(self.scoring.fitted)
+        self.costs = replace(self.costs, calibrate_seconds=middle - start, image_seconds=image_seconds)
         return self._features(candidate)
 
     def _measure_fit(self, candidate: Candidate, head: Named, features_ND: Tensor) -> None:
         """Seconds of one fit, where no comparison tells."""
         unit = self._done.get((candidate, repr(head)))
         if unit is not None:
-            self._fit_seconds[repr(head)] = unit[0].seconds / self._walks
+            self.costs = self.costs.having_fitted(repr(head), unit[0].seconds / self.costs.walks)
             return
         start = self.session.clock()
         fit_head(
             head, features_ND, self.scoring.fitted.labels_N.to(self.scoring.device), self.scoring.fitted.num_classes,
             min(self._penalties), self._penalties,
         )  # fmt: skip
-        self._fit_seconds[repr(head)] = self.session.clock() - start
+        self.costs = self.costs.having_fitted(repr(head), self.session.clock() - start)
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """Of the fitted images, and of the hold-out if there is one."""
@@ -378,6 +367,13 @@ class HeadWork:
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, _shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
+
+
+def _typical_share(scoring: Scoring) -> float:
+    """MACs of an average subnet, in units of the largest."""
+    space, rng = scoring.supernet.space, np.random.default_rng(0)
+    macs = [scoring.cost_of(space.sample(rng))[0] for _ in range(TYPICAL_SUBNETS)]
+    return sum(macs) / len(macs) / scoring.cost_of(space.largest())[0]
 
 
 def _shown(metrics: Metrics) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
+from nasimb.phases.admission import not_started
 from nasimb.search.candidate import Scoring
 from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import Kept, promote
@@ -47,6 +48,9 @@ def promote_best(
     while waiting := awaiting(chosen(ranked(list(rows.values()), cost), scoring.screen.eta)):
         group = fitting_group(waiting, list(rows.values()), deadline - session.clock())
         if not group:
+            left = deadline - session.clock()
+            kept_seconds = session.ledger.remaining() - left
+            session.watcher.say(promotions_not_started(waiting, list(rows.values()), left, kept_seconds))
             break
         tick = show(list(rows.values()))
         predicted = MARGIN * full_seconds(sum(trial.macs for trial in group), list(rows.values()))
@@ -61,6 +65,17 @@ def promote_best(
         session.run.replace_trials([trial.to_row() for trial in rows.values()])
         show(list(rows.values()))()
     return list(rows.values())
+
+
+def promotions_not_started(
+    waiting: Sequence[Trial], trials: Sequence[Trial], left_seconds: float, kept_seconds: float
+) -> str:
+    """The line where the first of those waiting does not fit."""
+    what = "promotion" if len(waiting) == 1 else "promotions"
+    return not_started(
+        what, len(waiting), MARGIN * full_seconds(waiting[0].macs, trials), left_seconds, purpose="the search",
+        kept_seconds=kept_seconds, kept="heads and test",
+    )  # fmt: skip
 
 
 def forget(kept: Kept, best: Sequence[Trial], memory_mib: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 
 from nasimb.errors import WorkError
+from nasimb.phases.admission import candidates_not_started
 from nasimb.phases.promotion import MOST_TOGETHER_SECONDS, forget, promote_best
 from nasimb.phases.shared_search import SharedSearch
 from nasimb.phases.sharing import Exchange
@@ -128,7 +129,10 @@ def _alone(session: Session, scoring: Scoring, study: Study, view: _View, kept: 
         keep = _promotion_seconds(study.trials, order, screen, len(macs)) + reserve(study.scored + len(macs))
         together = fitting(macs, seen, min(left - keep, MOST_TOGETHER_SECONDS))
         keep = _promotion_seconds(study.trials, order, screen, 1) + reserve(study.scored)
-        return together or fitting(macs[:1], seen, left - keep)
+        number = together or fitting(macs[:1], seen, left - keep)
+        if not number:
+            session.watcher.say(candidates_not_started(macs, seen, left, keep))
+        return number
 
     def evaluate(proposals: Sequence[Proposal]) -> list[Trial]:
         predicted = predicted_seconds([proposal.macs for proposal in proposals], latest(study.trials))

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from nasimb.phases.promotion import fitting_group
+from nasimb.phases.admission import candidates_not_started
+from nasimb.phases.promotion import fitting_group, promotions_not_started
 from nasimb.phases.sharing import Exchange
 from nasimb.search import packets
 from nasimb.search.candidate import Scoring
@@ -80,6 +81,7 @@ class SharedSearch:
                 time.sleep(POLL_SECONDS)
             else:
                 yield from self._last_rows()
+                self._tell_refused()
                 return
 
     def _last_rows(self) -> Iterable[list[Trial]]:
@@ -91,6 +93,17 @@ class SharedSearch:
         for proposal in holes:
             self._settle([_given_up(proposal, self.study.question.seed)])
         yield from self.study.settle(self._results)
+
+    def _tell_refused(self) -> None:
+        """Say that the next candidate has to wait for a time that is not there."""
+        if self.max_trials is not None and self.study.scored >= self.max_trials:
+            return
+        waiting = self.study.unclaimed(1, {*self._taken, *self._results})
+        if waiting and len(self.study.trials) >= 2:
+            keep = self.keep_seconds(self.study.scored + 1) + self._promotion_seconds(1)
+            macs = [proposal.macs for proposal in waiting]
+            line = candidates_not_started(macs, latest(self.study.trials), self._left(keep) + keep, keep)
+            self.session.watcher.say(line)
 
     def promoted(self, trials: Sequence[Trial], cost: str | None) -> list[Trial]:
         """All trials, the best of those screened scored on all images by whoever is there; rows are written anew."""
@@ -124,6 +137,10 @@ class SharedSearch:
             elif self.fleet.out and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
+                if waiting:
+                    keep = self.keep_seconds(self.study.scored)
+                    line = promotions_not_started(waiting, list(found.values()), self._left(keep), keep)
+                    self.session.watcher.say(line)
                 return list(found.values())
 
     def _promoted(self, ended: Ended, found: dict[int, Trial]) -> list[Trial]:

@@ -39,7 +39,7 @@ def test_every_part_of_a_run_adds_to_it() -> None:
 def test_a_run_writes_no_more_than_was_asked_for(finished_run: Path, tmp_path: Path) -> None:
     asked: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nasimb.assemble.check_room", lambda folder, needed: asked.append(needed))
+        patch.setattr("nasimb.afford.check_room", lambda folder, needed: asked.append(needed))
         run_search(tiny_config(tmp_path, budget="14trials"), tmp_path / "run")
     written = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert written <= asked[0] <= written + 2 * LEAST_BYTES

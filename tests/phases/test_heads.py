@@ -15,7 +15,8 @@ from nasimb.errors import WorkError
 from nasimb.heads.head import Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.phases.choice import Choice, merit
-from nasimb.phases.heads import FILE, MARGIN, MODELS, PLAIN, HeadWork
+from nasimb.phases.headcosts import MARGIN, MODELS
+from nasimb.phases.heads import FILE, PLAIN, HeadWork
 from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
@@ -167,7 +168,7 @@ def compared(shop: Any, **options: Any) -> HeadWork:
         shop.session, shop.scoring, options.pop("comparison", shop.work.comparison), num_test=100, **options
     )
     work.measure_largest(largest(shop))
-    work._image_seconds, work._fit_seconds = 1e-3, {"gda": 1.0}
+    work.costs = replace(work.costs, image_seconds=1e-3, fit_seconds={"gda": 1.0})
     return work
 
 
@@ -206,7 +207,8 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     space, macs = shop.ground.space, shop.scoring.cost_of
     rng = np.random.default_rng(5)
     expected = np.mean([macs(space.sample(rng))[0] for _ in range(500)]) / macs(space.largest())[0]
-    with_features, work._image_seconds, reserved = work.tail_seconds(10), 0.0, work.evaluate_seconds()
+    with_features, reserved = work.tail_seconds(10), work.evaluate_seconds()
+    work.costs = replace(work.costs, image_seconds=0.0)
     features = with_features - reserved - (work.tail_seconds(10) - work.evaluate_seconds())
     candidates = shop.work.comparison.count + len(heads.BASELINES)
     images = len(shop.scoring.fitted)
@@ -218,10 +220,10 @@ def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> 
     with shop.session.ledger.phase("head"):
         shop.clock.now += 15.0  # the largest subnet's heads take so long
         work = compared(shop)
-    work._image_seconds = 10.0
+    work.costs = replace(work.costs, image_seconds=10.0)
     assert work.tail_seconds(10) - work.evaluate_seconds() == pytest.approx(5.0)
     with shop.session.ledger.phase("head"):
         shop.clock.now += 15.0
         work.measure_largest(largest(shop))
-    work._image_seconds = 10.0
+    work.costs = replace(work.costs, image_seconds=10.0)
     assert work.tail_seconds(10) == work.evaluate_seconds()

@@ -1,0 +1,123 @@
+"""What heads and the test cost, from what was measured on the largest subnet: one arithmetic for runs and for plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from nasimb.phases.prepare import MODELS_TESTED
+
+BASELINES = ("smallest", "random")
+"""Compared besides the finalists; the largest is compared before the search begins."""
+MODELS, SUBNETS = 5, 4
+"""Heads to be fitted for the test, and subnets to be timed: the largest comes with two heads."""
+TIMING_SECONDS = 0.25
+START_SECONDS = 0.5
+MARGIN = 1.2
+MOST_FOR_HEADS = 0.2
+"""Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
+run compares, and what that leaves on the finalists."""
+FIRST_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCosts:
+    """Seconds and numbers of the work on heads; heads are named by `repr`.
+
+    Attributes:
+        heads: compared on every finalist.
+        finalists: candidates that they are compared on, besides the largest subnet.
+        walks: down the penalties in one comparison.
+        fitted, held_out, test, target: numbers of images.
+        crops: of every image, in the last fit.
+        typical_share: MACs of an average subnet, in units of the largest.
+        calibrate_seconds, image_seconds: of the largest subnet, and of one image through it.
+        fit_seconds: of one fit, by head.
+        compared_seconds: the longest comparison so far, by head.
+    """
+
+    heads: tuple[str, ...]
+    finalists: int
+    walks: int
+    fitted: int
+    held_out: int
+    test: int
+    target: int
+    crops: int
+    typical_share: float
+    calibrate_seconds: float = 0.0
+    image_seconds: float = 0.0
+    fit_seconds: Mapping[str, float] = field(default_factory=dict)
+    compared_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def having_fitted(self, head: str, seconds: float) -> HeadCosts:
+        """The same, after one fit of a head."""
+        return replace(self, fit_seconds={**self.fit_seconds, head: seconds})
+
+    def having_compared(self, head: str, seconds: float) -> HeadCosts:
+        """The same, after a comparison of a head on a candidate."""
+        longest = max(seconds, self.compared_seconds.get(head, 0.0))
+        return replace(self, compared_seconds={**self.compared_seconds, head: longest})
+
+    def features_seconds(self) -> float:
+        """Of all images that a comparison needs, through the largest subnet."""
+        return self.calibrate_seconds + (self.fitted + self.held_out) * self.image_seconds
+
+    def compare_seconds(self, head: str) -> float:
+        """The longest that comparing this head has taken on a candidate; before the first, what its fits would."""
+        return self.compared_seconds.get(head, self.walks * self.fit_seconds.get(head, 0.0))
+
+    def finalists_seconds(self) -> float:
+        """To compare every head on every finalist and baseline.
+
+        Fits cost much the same for all; features of the largest are at hand, those of others cost less.
+        """
+        fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
+        return self.finalists * (self.typical_share * self.features_seconds() + fit_seconds)
+
+    def evaluate_seconds(self, passed_again: int, again_seconds: float | None = None) -> float:
+        """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.
+
+        Args:
+            passed_again: target images that pass through a tested subnet once more.
+            again_seconds: what comes before it in a process that begins it anew, where time for that is to be kept.
+        """
+        images = self.test + passed_again + (self.crops - 1) * self.target
+        features_seconds = self.calibrate_seconds + images * self.image_seconds
+        fit_seconds = self.crops * max(self.fit_seconds.values(), default=0.0)
+        work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
+        once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
+        return MARGIN * (work_seconds + once_more_seconds) + START_SECONDS
+
+    def tail_seconds(self, finished: int, *, most_seconds: float, evaluate_seconds: float) -> float:
+        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
+
+        Args:
+            finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
+                to compare.
+            most_seconds: see `most_for_finalists`.
+            evaluate_seconds: see there.
+        """
+        if finished < FIRST_TRIALS:
+            return evaluate_seconds
+        return min(MARGIN * self.finalists_seconds(), most_seconds) + evaluate_seconds
+
+
+def most_for_largest(limit_seconds: float | None) -> float:
+    """What comparing heads on the largest subnet may take."""
+    return float("inf") if limit_seconds is None else MOST_FOR_HEADS / 2 * limit_seconds
+
+
+def most_for_finalists(
+    limit_seconds: float, *, spent_seconds: float, remaining_seconds: float, evaluate_seconds: float
+) -> float:
+    """What comparing heads on the finalists may keep from the search, once the largest subnet is compared.
+
+    Args:
+        spent_seconds: on heads so far.
+        remaining_seconds: of the whole budget.
+    """
+    left_seconds = MOST_FOR_HEADS * limit_seconds - spent_seconds
+    # Heads have something to choose from only if the search has at least as long.
+    searched_seconds = (remaining_seconds - evaluate_seconds) / 2
+    return max(0.0, min(left_seconds, searched_seconds))
