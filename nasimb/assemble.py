@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from nasimb.budget import Budget
 from nasimb.config import RunConfig
 from nasimb.data import parse_dataset
 from nasimb.data.base import LoadRequest
@@ -18,7 +17,6 @@ from nasimb.data.task import Task, load_task
 from nasimb.errors import InputError, ResumeError
 from nasimb.heads import parse_head
 from nasimb.metrics import check_objective
-from nasimb.phases.disk import Plan, check_room
 from nasimb.phases.heads import Comparison
 from nasimb.phases.prepare import Probe, check_affordable, check_space_fits, measure_step, probe
 from nasimb.phases.supernet import Frozen, is_finished, load, train, training_seconds
@@ -212,28 +210,6 @@ def trained_supernet(
         info=info,
         source_images_BCHW=images_BCHW,
     )
-
-
-def check_disk(session: Session, config: RunConfig, ground: Ground, *, trained_in: Path) -> None:
-    """Refuse what will fill the disk of the run folder.
-
-    Args:
-        trained_in: where the super-network is, or will be.
-
-    Raises:
-        InputError: says how much is missing.
-    """
-    task, probed = ground.task, session.run.read_json(PROBE_FILE) or {}
-    channels, size = task.source.channels, ground.space.max_resolution
-    plan = Plan(
-        space=ground.space, channels=channels, classes=task.target.num_classes,
-        training=ground.ready is None and not is_finished(trained_in),
-        images=len(task.source) + len(task.target) + len(task.test),
-        calibration_bytes=min(config.calibration_images, len(task.source)) * channels * size * size,
-        trials=Budget.parse(config.budget).trials, seconds=session.ledger.limit_seconds,
-        trial_seconds=probed.get("trial_seconds", 0.0),
-    )  # fmt: skip
-    check_room(session.run.path, plan.needed_bytes())
 
 
 def load_trained(run: RunDir, device: torch.device) -> Frozen:

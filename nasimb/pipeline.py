@@ -19,6 +19,7 @@ from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, settle
 from nasimb.ledger import Ledger
+from nasimb.phases.disk import Writing, check_room
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -151,13 +152,28 @@ def _prepare(session: Session, config: RunConfig, device: torch.device) -> assem
             for note in ground.task.notes:
                 session.watcher.say(note)
             assemble.check_budget(session, config, ground)
-            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
+            _check_disk(session, config, ground, trained_in=session.run.supernet)
             session.run.write_json("splits.json", _splits(ground))
         else:
             assemble.check_unchanged(session.run, ground)
-            assemble.check_disk(session, config, ground, trained_in=session.run.supernet)
+            _check_disk(session, config, ground, trained_in=session.run.supernet)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images of {ground.task.target.num_classes} classes")
     return ground
+
+
+def _check_disk(session: Session, config: RunConfig, ground: assemble.Ground, *, trained_in: Path) -> None:
+    """Refuse what will fill the disk of the run folder."""
+    task, size = ground.task, ground.space.max_resolution
+    kept_images, channels = min(config.calibration_images, len(task.source)), task.source.channels
+    writing = Writing(
+        space=ground.space, channels=channels, classes=task.target.num_classes,
+        training=ground.ready is None and not is_finished(trained_in),
+        images=len(task.source) + len(task.target) + len(task.test),
+        calibration_bytes=kept_images * channels * size * size,
+        trials=Budget.parse(config.budget).trials, seconds=session.ledger.limit_seconds,
+        trial_seconds=(session.run.read_json(assemble.PROBE_FILE) or {}).get("trial_seconds", 0.0),
+    )  # fmt: skip
+    check_room(session.run.path, writing.needed_bytes())
 
 
 def _splits(ground: assemble.Ground) -> dict[str, Any]:
@@ -278,7 +294,7 @@ def train_supernet(
                 assemble.check_training_budget(session, config, ground, ranks)
             with ranks.alike():
                 if ranks.first:
-                    assemble.check_disk(session, config, ground, trained_in=folder)
+                    _check_disk(session, config, ground, trained_in=folder)
                 if ranks.first and not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
         with ledger.phase("supernet"):

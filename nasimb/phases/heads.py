@@ -27,7 +27,7 @@ from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.crops import Crops
 from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.search.candidate import Scoring, features_of, statistics_of
-from nasimb.search.failures import FAILURES
+from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
@@ -125,7 +125,7 @@ class HeadWork:
                 self._measure_fit(candidate, head, features[0])
             self._measured_seconds = self.session.clock() - start
         except FAILURES as error:
-            self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
+            self.session.watcher.say(f"The largest subnet cannot be used: {Problem.of(error).reason}")
             return
         self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
         if limit is not None:
@@ -291,7 +291,7 @@ class HeadWork:
                 features = features or self._features(candidate)
                 choices = self._compare(candidate, head, *features)
             except FAILURES as error:
-                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {_one_line(error)}")
+                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
                 continue
             self._done[candidate, repr(head)] = choices
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
@@ -391,10 +391,6 @@ def _distinct(values: Iterable[T]) -> list[T]:
         if value not in found:
             found.append(value)
     return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _name(head: Named) -> str:

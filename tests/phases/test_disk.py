@@ -13,11 +13,11 @@ from small_disk import small_disk
 from tiny_run import DATA, tiny_config
 
 from nasimb.errors import InputError
-from nasimb.phases.disk import LEAST_BYTES, Plan, check_room
+from nasimb.phases.disk import LEAST_BYTES, Writing, check_room
 from nasimb.pipeline import run_search
 from nasimb.space import SearchSpace
 
-PLAN = Plan(
+PLAN = Writing(
     space=SearchSpace.load("cifar-resnet"), channels=3, classes=100, training=True, images=60_000,
     calibration_bytes=3 * 2**20, trials=None, seconds=8 * 3600.0, trial_seconds=1.0,
 )  # fmt: skip
@@ -39,7 +39,7 @@ def test_every_part_of_a_run_adds_to_it() -> None:
 def test_a_run_writes_no_more_than_was_asked_for(finished_run: Path, tmp_path: Path) -> None:
     asked: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nasimb.assemble.check_room", lambda folder, needed: asked.append(needed))
+        patch.setattr("nasimb.pipeline.check_room", lambda folder, needed: asked.append(needed))
         run_search(tiny_config(tmp_path, budget="14trials"), tmp_path / "run")
     written = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert written <= asked[0] <= written + 2 * LEAST_BYTES
