@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -54,11 +55,13 @@ def spent(run: Path) -> float:
         return 0.0  # read between a line and its mark
 
 
-class Stopped:
-    """What was seen of one stop."""
+class Stopped(NamedTuple):
+    """What was seen of one stop; `unaccounted` are seconds, and so is what it took to end."""
 
-    def __init__(self, phase: str, unaccounted: float, seconds: float, code: int | None) -> None:
-        self.phase, self.unaccounted, self.seconds, self.code = phase, unaccounted, seconds, code
+    phase: str
+    unaccounted: float
+    seconds: float
+    code: int | None
 
 
 def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[Stopped]:
@@ -85,12 +88,9 @@ def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[
             os.kill(process.pid, number)
             process.join(30)
             ran = asked - (started or asked)
-            phases = read_account(run / "ledger.jsonl")
-            seen.append(
-                Stopped(
-                    list(phases)[-1].phase, ran - (spent(run) - before), time.monotonic() - asked, process.exitcode
-                )  # fmt: skip
-            )
+            phase = list(read_account(run / "ledger.jsonl"))[-1].phase
+            unaccounted = ran - (spent(run) - before)
+            seen.append(Stopped(phase, unaccounted, time.monotonic() - asked, process.exitcode))
         else:
             process.join(120)
             assert process.exitcode == 0, errors.read_text()[-2000:]

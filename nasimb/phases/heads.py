@@ -143,9 +143,9 @@ class HeadWork:
         return MARGIN * (work_seconds + self._once_more_seconds(work_seconds)) + START_SECONDS
 
     def _once_more_seconds(self, work_seconds: float) -> float:
-        """Kept besides by a run that was stopped before: it may be stopped in its last phase too, and begin that anew."""
-        ledger = self.session.ledger
-        return ledger.since_opening("prepare") + self._measured_seconds + work_seconds if ledger.resumed else 0.0
+        """A run that was stopped before may be stopped in its last phase too, and begin that anew."""
+        again = self.session.ledger.since_opening("prepare") + self._measured_seconds + work_seconds
+        return again if self.session.ledger.resumed else 0.0
 
     @property
     def _passed_again(self) -> int:
