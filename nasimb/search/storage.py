@@ -121,10 +121,11 @@ class FlockedJournal(JournalFileBackend):
         """
         number = log_number_from
         try:
-            for number, log in enumerate(super().read_logs(log_number_from), start=log_number_from):
+            for log in super().read_logs(log_number_from):
                 check = log.pop(seal.KEY, None)
                 if check != seal.check_of(_line(log).encode()):
                     raise ValueError
+                number += 1
                 yield log
         except ValueError:
             raise ResumeError(
