@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from nasimb.errors import ResumeError
 from nasimb.extension import (
@@ -34,7 +33,7 @@ class Killed(BaseException):
 
 def a_run(folder: Path, *, finished: bool = True) -> RunDir:
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": "digits", "budget": "8gpu-h", "seed": 3}))
+    RunDir(folder).write_config({"data": "digits", "budget": "8gpu-h", "seed": 3})
     if finished:
         end(RunDir(folder), "8gpu-h")
     return RunDir(folder)
@@ -46,6 +45,12 @@ def end(run: RunDir, budget: str) -> None:
     run.write_json("result.json", {"spend": {"limit": budget}})
 
 
+def result_of(run: RunDir, name: str = "result.json") -> dict[str, Any]:
+    found = run.read_json(name)
+    assert found is not None
+    return found
+
+
 def contents(run: RunDir) -> dict[str, str]:
     return {file.name: file.read_text() for file in run.path.iterdir() if not file.name.startswith(".")}
 
@@ -55,7 +60,7 @@ def test_a_finished_run_gets_its_budget_and_keeps_what_it_found(tmp_path: Path) 
     extend(run, FIRST)
     assert run.config() == {"data": "digits", "budget": "12gpu-h", "seed": 3}
     assert run.read_json("result.json") is None
-    assert run.read_json("result-1.json") == {"spend": {"limit": "8gpu-h"}}
+    assert result_of(run, "result-1.json")["spend"] == {"limit": "8gpu-h"}
     assert "8gpu-h" in (run.path / "predictions-1.csv").read_text()
     assert extensions(run) == [FIRST]
     assert first_budget(run) == "8gpu-h"
@@ -84,7 +89,7 @@ def test_an_unfinished_run_has_nothing_to_set_aside(tmp_path: Path) -> None:
     assert extension_notes(run) == ["The budget was extended: 8gpu-h, then 12gpu-h."]
     end(run, "12gpu-h")
     settle(run)
-    assert run.read_json("result.json") == {"spend": {"limit": "12gpu-h"}}, "its own result stays"
+    assert result_of(run)["spend"] == {"limit": "12gpu-h"}, "its own result stays"
 
 
 def test_a_run_that_was_never_extended_is_left_alone(tmp_path: Path) -> None:
