@@ -48,7 +48,7 @@ def test_a_result_that_could_not_be_shown_is_shown_the_next_time(
 def test_an_interrupted_extension_says_how_to_go_on(command: Command, run: Path) -> None:
     (run / "result.json").rename(run / "result-1.json")  # as a kill leaves it
     one = {"added": "+2trials", "before": "6trials", "budget": "8trials", "environment": {}, "seen": False}
-    (run / "extensions.json").write_text(json.dumps({"extensions": [one]}))
+    RunDir(run).write_json("extensions.json", {"extensions": [one]})
     assert "not finished; type nasimb extend and its folder to go on" in command("status", "run").out
     report = command("report", "run")
     assert report.code == 2
