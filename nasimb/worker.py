@@ -16,7 +16,7 @@ from nasimb.budget import Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import Interrupted
 from nasimb.phases.prepare import choose_device
-from nasimb.phases.sharing import name_of_study
+from nasimb.phases.sharing import name_of_study, name_of_worker
 from nasimb.phases.work import Heart, Scorer, work
 from nasimb.progress import Watcher
 from nasimb.rundir import RunDir
@@ -50,7 +50,7 @@ def run_worker(
     config = parse(RunConfig, run.config(), what=f"{folder / 'config.yaml'}")
     reaching = Reaching(open_storage(address, folder), address, clock=clock, between=lambda: _obey(stop))
     queue = WorkQueue(reaching, name_of_study(run))
-    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
+    name = f"{name_of_worker(os.getpid())}{uuid.uuid4().hex[:4]}"
     if not _wait(queue, watcher, stop, alone, clock, patience_seconds):
         watcher.say("There is nothing to do: the search is over, or nobody leads it.")
         return 0

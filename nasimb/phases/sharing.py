@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ class Exchange:
         """
         own_work = self._workers is None or heard == 0
         if self._workers is not None:
-            self._workers.tend()
+            for process in self._workers.tend():
+                assert self._fleet is not None
+                self._fleet.bury(name_of_worker(process))
             if own_work != self._own_work:
                 ledger = self._session.ledger
                 ledger.hold(ledger.own if own_work else NOTHING)
@@ -126,6 +129,11 @@ class Exchange:
     def _waiting(self) -> None:
         """While the storage is away: time goes on, and signals are obeyed."""
         self._session.tick("search", 0.0, "the storage is away; trying again")
+
+
+def name_of_worker(process: int) -> str:
+    """What the name of a worker begins with; more follows, since numbers of processes come again."""
+    return f"{socket.gethostname()}-{process}-"
 
 
 def name_of_study(run: RunDir, *, create: bool = False) -> str:

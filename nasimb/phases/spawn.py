@@ -52,8 +52,9 @@ class LocalWorkers:
         self._run, self._address, self._threads, self._devices, self._say = run, address, threads, devices, say
         self._slots = [_Slot(number) for number in range(count)]
 
-    def tend(self) -> None:
-        """Start whoever is not there; call it often."""
+    def tend(self) -> list[int]:
+        """Start whoever is not there, call it often; returns the processes that were found dead."""
+        dead = []
         for slot in self._slots:
             if slot.process is not None:
                 code = slot.process.poll()
@@ -64,8 +65,11 @@ class LocalWorkers:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 again = "it is not started again" if slot.hopeless else "it is started again"
                 self._say(f"Worker {slot.number} died ({how}); {again}. See {self._log(slot)}.")
+                dead.append(slot.process.pid)
+                slot.process = None
             if not slot.hopeless:
                 self._start(slot)
+        return dead
 
     def processes(self) -> list[int]:
         """Of those that run."""

@@ -167,6 +167,15 @@ class Fleet:
         self._beats = beats
         self.holding = sum((beats[name].holding for name in self._alive), NOTHING)
 
+    def bury(self, prefix: str) -> None:
+        """Workers whose names begin so are known to be dead: nobody needs to wait for a sign of them."""
+        for name in [name for name in self._alive if name.startswith(prefix)]:
+            self._heard[name].at = float("-inf")
+            self._alive.discard(name)
+            self._ledger.release(name)
+            self._say(f"{name} is dead.")
+        self.holding = sum((self._beats[name].holding for name in self._alive), NOTHING)
+
     def put(self, work: Mapping[str, Any]) -> None:
         """Hand a unit out to whoever claims it first."""
         self._out[self.queue.put(work)] = work

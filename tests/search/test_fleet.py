@@ -104,6 +104,20 @@ def test_the_unit_of_a_lost_worker_comes_back_and_its_late_answer_is_refused(ben
     assert bench.fleet.size == 1
 
 
+def test_who_is_known_to_be_dead_is_not_waited_for(bench: Bench) -> None:
+    bench.beat("host-12-ab")
+    bench.beat("host-123-cd")
+    bench.fleet.serve()
+    bench.fleet.put({"numbers": [3]})
+    assert bench.queue.claim("host-12-ab") is not None
+    bench.fleet.bury("host-12-")
+    assert bench.fleet.size == 1
+    (ended,) = bench.fleet.collect()
+    assert ended.lost
+    bench.pass_time(BEAT_SECONDS, "host-123-cd")
+    assert bench.fleet.size == 1
+
+
 def test_a_unit_given_back_is_not_lost(bench: Bench) -> None:
     bench.beat("w1")
     bench.fleet.serve()
