@@ -11,7 +11,7 @@ from nasimb.assemble import PROBE_FILE, Ground, bare_scoring, make_question, new
 from nasimb.budget import Budget
 from nasimb.config import RunConfig
 from nasimb.metrics import check_objective
-from nasimb.phases.disk import Plan, check_room
+from nasimb.phases.disk import Writing, check_room
 from nasimb.phases.prepare import Probe, check_affordable, measure_step, probe
 from nasimb.phases.supernet import is_finished
 from nasimb.search.candidate import Scoring
@@ -107,7 +107,7 @@ def check_disk(session: Session, config: RunConfig, ground: Ground, *, trained_i
     """
     task, probed = ground.task, session.run.read_json(PROBE_FILE) or {}
     channels, size = task.source.channels, ground.space.max_resolution
-    plan = Plan(
+    writing = Writing(
         space=ground.space, channels=channels, classes=task.target.num_classes,
         training=ground.ready is None and not is_finished(trained_in),
         images=len(task.source) + len(task.target) + len(task.test),
@@ -115,4 +115,4 @@ def check_disk(session: Session, config: RunConfig, ground: Ground, *, trained_i
         trials=Budget.parse(config.budget).trials, seconds=session.ledger.limit_seconds,
         trial_seconds=probed.get("trial_seconds", 0.0),
     )  # fmt: skip
-    check_room(session.run.path, plan.needed_bytes())
+    check_room(session.run.path, writing.needed_bytes())

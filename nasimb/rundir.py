@@ -177,7 +177,7 @@ class RunDir:
             do = "Name a folder that a search has written."
             raise InputError("a run folder must hold config.yaml", got=str(self.path), do=do)
         if not seal.is_whole_text(file.read_bytes()):
-            raise self._damaged("config.yaml", "text that its last line, the check, does not belong to")
+            raise self._damaged("config.yaml", "text whose last line is not its check")
         return read_yaml(file)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ class RunDir:
         except (ValueError, RecursionError) as error:
             raise ResumeError(f"{file} must be valid JSON", got=error, do=RESTORE.get(name, OTHERWISE)) from None
         if not (isinstance(found, dict) and seal.is_whole(found)):
-            raise self._damaged(name, "values that its key 'check' does not belong to")
+            raise self._damaged(name, "values whose key 'check' is not their check")
         return found
 
     def append_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -240,7 +240,7 @@ class RunDir:
             )
         rows = [seal.unsealed_row(line) for line in lines]
         if None in rows:
-            raise self._damaged("trials.csv", f"row {rows.index(None) + 1}, whose check does not belong to it")
+            raise self._damaged("trials.csv", f"row {rows.index(None) + 1}, whose last cell is not its check")
         cells = csv.reader([row.decode() for row in rows if row is not None])
         return [dict(zip(TRIAL_COLUMNS, row, strict=True)) for row in cells]
 

@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _damaged(path, error) from None
     check = metadata.pop(KEY, None)
     if check is not None and check != _check(tensors, metadata):
-        raise _damaged(path, "contents that its check does not belong to")
+        raise _damaged(path, "contents that do not match their check")
     return tensors, metadata
 
 

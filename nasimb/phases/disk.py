@@ -33,7 +33,7 @@ LEAST_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Writing:
     """What decides how much a run will write.
 
     Attributes:

@@ -29,7 +29,7 @@ from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
 from nasimb.phases.headcosts import HeadCosts, most_for_finalists, most_for_largest
 from nasimb.search.candidate import Scoring, features_of, statistics_of
-from nasimb.search.failures import FAILURES
+from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
@@ -127,7 +127,7 @@ class HeadWork:
                 self._measure_fit(candidate, head, features[0])
             self._measured_seconds = self.session.clock() - start
         except FAILURES as error:
-            self.session.watcher.say(f"The largest subnet cannot be used: {_one_line(error)}")
+            self.session.watcher.say(f"The largest subnet cannot be used: {Problem.of(error).reason}")
             return
         self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
         self._tell_refused(reserve_seconds, "search and test")
@@ -289,7 +289,7 @@ class HeadWork:
                 features = features or self._features(candidate)
                 choices = self._compare(candidate, head, *features)
             except FAILURES as error:
-                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {_one_line(error)}")
+                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
                 continue
             self._keep(candidate, repr(head), choices)
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
@@ -387,10 +387,6 @@ def _distinct(values: Iterable[T]) -> list[T]:
         if value not in found:
             found.append(value)
     return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _name(head: Named) -> str:

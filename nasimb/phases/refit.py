@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
-from nasimb.errors import ResumeError
+from nasimb.errors import InputError, ResumeError
 from nasimb.heads import Head
 from nasimb.heads.checkpoint import Checkpoint
 from nasimb.heads.compare import label
@@ -101,7 +101,11 @@ class Refits:
         file = self._file(name)
         if not file.exists():
             return None
-        tensors, metadata = read_tensors(file)
+        try:
+            tensors, metadata = read_tensors(file)
+        except InputError as error:
+            self._session.watcher.say(f"A head that was fitted before is fitted again: {error}")
+            return None
         about = json.loads(metadata[FITTED])
         return replace(Head.from_tensors(tensors, name=about["name"], setting=about["setting"]), **about)
 

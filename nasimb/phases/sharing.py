@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasimb import seal
 from nasimb.budget import NOTHING
 from nasimb.errors import InputError, ResumeError
 from nasimb.phases.spawn import LocalWorkers
@@ -174,7 +175,9 @@ def read_answers(folder: Path, queue: WorkQueue) -> None:
     """Hand in the answers that workers kept because the storage was away."""
     for file in sorted((folder / ANSWERS).glob("*.json")):
         try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
+            kept = json.loads(file.read_bytes())
+            if not seal.is_whole(kept):
+                raise ValueError
             unit = next((unit for unit in queue.units() if unit.key == kept["key"] and unit.work == kept["work"]), None)
         except (ValueError, KeyError, TypeError):
             raise ResumeError(f"{file} must be an answer", got="something else", do="Delete it.") from None

@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from nasimb import seal
 from nasimb.budget import Clock, Holding
+from nasimb.durable import replace_whole
 from nasimb.errors import Interrupted, NasimbError
 from nasimb.search import packets
 from nasimb.search.candidate import Scoring
@@ -232,7 +234,6 @@ def save_answer(folder: Path, unit: Unit, answer: object) -> Path:
     """Keep an answer that the storage did not take, for the resumed run."""
     (folder / ANSWERS).mkdir(exist_ok=True)
     file = folder / ANSWERS / f"{unit.key}.json"
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"key": unit.key, "work": unit.work, "answer": answer}), encoding="utf-8")
-    part.replace(file)
+    kept = seal.sealed({"key": unit.key, "work": unit.work, "answer": answer})
+    replace_whole(file, json.dumps(kept).encode())
     return file

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 
+from nasimb import seal
 from nasimb.budget import Clock
 from nasimb.errors import InputError, NasimbError, ResumeError
 from nasimb.rundir import append_whole
@@ -102,6 +103,7 @@ class FlockedJournal(JournalFileBackend):
     """Optuna's journal file under a lock that dies with its holder, mended where a killed one tore the last line.
 
     Optuna's own locks are files, which a killed process leaves behind: everybody waits half a minute for it then.
+    Every line has a check as its last key, which Optuna does not look at.
     """
 
     def __init__(self, file: Path) -> None:
@@ -110,13 +112,38 @@ class FlockedJournal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add logs, each on a line of its own; all of them are on the disk on return."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        lines = "".join(_line({**log, seal.KEY: seal.check_of(_line(log).encode())}) + "\n" for log in logs)
         with self._lock_file:
             data_end = self._file.stat().st_size
             with self._file.open("rb+") as file:
                 if data_end and file.seek(data_end - 1) is not None and file.read(1) != b"\n":
                     file.truncate(self._file.read_bytes().rfind(b"\n") + 1)
             append_whole(self._file, lines.encode())
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Logs from a number on.
+
+        Raises:
+            ResumeError: a line does not say what was written.
+        """
+        number = log_number_from
+        try:
+            for log in super().read_logs(log_number_from):
+                check = log.pop(seal.KEY, None)
+                if check != seal.check_of(_line(log).encode()):
+                    raise ValueError
+                number += 1
+                yield log
+        except ValueError:
+            raise ResumeError(
+                f"{self._file} must say what was written",
+                got=f"line {number + 1}, which is damaged",
+                do="Delete it: what is under way is scored again.",
+            ) from None
+
+
+def _line(log: dict[str, Any]) -> str:
+    return json.dumps(log, separators=(",", ":"))
 
 
 class Reaching:

@@ -13,11 +13,11 @@ from small_disk import small_disk
 from tiny_run import DATA, tiny_config
 
 from nasimb.errors import InputError
-from nasimb.phases.disk import LEAST_BYTES, Plan, check_room
+from nasimb.phases.disk import LEAST_BYTES, Writing, check_room
 from nasimb.pipeline import run_search
 from nasimb.space import SearchSpace
 
-PLAN = Plan(
+PLAN = Writing(
     space=SearchSpace.load("cifar-resnet"), channels=3, classes=100, training=True, images=60_000,
     calibration_bytes=3 * 2**20, trials=None, seconds=8 * 3600.0, trial_seconds=1.0,
 )  # fmt: skip

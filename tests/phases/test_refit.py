@@ -133,6 +133,22 @@ def test_another_choice_after_a_kill_is_another_fit(workshop: Workshop) -> None:
     assert (again.name, again.setting, again.solver) == (found.name, found.setting, "full batch")
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+def test_a_damaged_head_is_fitted_again_and_that_is_said(workshop: Workshop, under_way: bool) -> None:
+    shop = workshop()
+    choice = chosen(shop)["winner"]
+    refits, target, features_ND = interrupted(shop, choice)
+    if not under_way:
+        refits.fit(choice, target, lambda: features_ND)
+    (file,) = (shop.run.path / FOLDER).iterdir()
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1  # of the last number
+    file.write_bytes(data)
+    found = refits.fit(choice, target, lambda: features_ND)
+    assert torch.equal(found.weight_KD, shop.work.fit(choice, features_ND, target.labels_N).weight_KD)
+    assert any(("is fitted from the start" if under_way else "is fitted again") in line for line in shop.watcher.lines)
+
+
 def test_features_that_changed_are_fitted_from_the_start(workshop: Workshop) -> None:
     shop = workshop()
     choice = chosen(shop)["winner"]

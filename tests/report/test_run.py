@@ -84,7 +84,7 @@ def test_a_damaged_trial_is_named_with_its_row(folder: Path) -> None:
     file = folder / "trials.csv"
     header, first, second, *more = file.read_text().splitlines(keepends=True)
     file.write_text("".join([header, first, second.replace("finished", "fini", 1), *more]))
-    with pytest.raises(ResumeError, match=r"trials\.csv .*row 2, whose check"):
+    with pytest.raises(ResumeError, match=r"trials\.csv .*row 2, whose last cell"):
         Run.read(folder)
 
 

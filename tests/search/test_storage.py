@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, JournalStorage
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.search.storage import FlockedJournal, Reaching, StorageError, open_storage
 
 
@@ -80,6 +81,30 @@ def test_a_torn_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
         torn.write('{"number": 2')
     journal.append_logs([{"number": 3}])
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [1, 3]
+
+
+def test_a_line_that_does_not_say_what_was_written_is_refused(tmp_path: Path) -> None:
+    file, rng = tmp_path / "work.journal", random.Random(0)
+    logs = [{"op_code": number, "attr": {"answer": {"score": repr(number / 7), "text": "ä\n"}}} for number in range(9)]
+    FlockedJournal(file).append_logs(logs)
+    whole = file.read_bytes()
+    assert list(FlockedJournal(file).read_logs(0)) == logs
+    assert list(FlockedJournal(file).read_logs(4)) == logs[4:]
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        file.write_bytes(changed)
+        found = []
+        try:
+            found += FlockedJournal(file).read_logs(0)
+        except ResumeError:
+            continue
+        # A line without an end is one that somebody is writing.
+        assert found == logs[: len(found)]
+        assert len(found) >= len(logs) - 1
+    file.write_bytes(whole.replace(b"0.14285714285714285", b"0.94285714285714285"))
+    with pytest.raises(ResumeError, match=r"work\.journal must say what was written; got line 2, .* Delete it"):
+        list(FlockedJournal(file).read_logs(0))
 
 
 def test_the_default_is_the_run_folders_journal(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_what_fails_on_one_rank_fails_on_all_and_is_said_once(together: list[dic
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(together: list[dict[str, Any]]) -> None:
     first, last = (found["not finite"]["raised"] for found in together)
-    assert first.startswith("WorkError the training loss must stay finite; got nan at step 0")
+    assert first.startswith("NotFiniteError the training loss must stay finite; got nan at step 0")
     assert last.startswith("Elsewhere")
 
 
