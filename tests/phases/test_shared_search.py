@@ -187,7 +187,7 @@ def test_a_shared_search_goes_on_after_a_kill_with_what_was_out(workshop: Worksh
         with pytest.raises(Killed):
             run(shop, meeting, 30)
         before = trials_of(shop.run)
-        again = Meeting(shop, own_work=False)
+        again = Meeting(shop, own_work=True)
         again.storage, again.queue = meeting.storage, meeting.queue
         again.fleet = Fleet(meeting.queue, shop.session.ledger, time.monotonic, rhythm=QUICK)
         trials = run(shop, again, 30)
