@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nasimb.budget import Clock
 from nasimb.progress import Progress, Silent, Watcher
+from nasimb.progress import clock_time as clock_time
 
 LABELS = {
     "plan": "measuring",
@@ -79,16 +80,6 @@ def sentence(progress: Progress, *, bar: bool) -> str:
         progress.detail,
     ]
     return "  ".join(part for part in parts if part)
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as people read them: 8.2s, 2m05s, 3h20m."""
-    if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{seconds:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from nasimb.rundir import RunDir
 from nasimb.session import Session, Stop
 from nasimb.supernet.calibrate import calibration_images
 
+MEASUREMENTS = 7
+"""That are shown: data, candidates alone, the sampler, three companies, heads."""
 STEPS = 3
 """Training steps of the network that is measured where none is trained yet: weights do not change what it takes."""
 
@@ -64,7 +67,7 @@ def plan_run(
     with tempfile.TemporaryDirectory(prefix="nasimb-plan-") as folder:
         # Signals are obeyed between two measurements: there is nothing to save.
         session = Session(RunDir(Path(folder)), Ledger(None, clock, budget, holding), clock, watcher, lambda: 0)
-        costs, probe = _measured(session, config, device, _showing(watcher, stop))
+        costs, probe = _measured(session, config, device, _showing(watcher, clock, stop))
         smallest = rounded_up(probe.smallest_budget_seconds(costs.prepare_seconds))
     found = [forecast(costs, budget, holding, number) for number in devices]
     return {
@@ -79,11 +82,12 @@ def plan_run(
     }
 
 
-def _showing(watcher: Watcher, stop: Stop) -> Callable[[str], None]:
+def _showing(watcher: Watcher, clock: Clock, stop: Stop) -> Callable[[str], None]:
     """Shows what is being measured; raises Interrupted where a signal has come."""
+    start, done = clock(), count()
 
     def show(what: str) -> None:
-        watcher.show(Progress("plan", 0.0, 0.0, None, what))
+        watcher.show(Progress("plan", next(done) / MEASUREMENTS, clock() - start, None, what))
         signal_number = stop()
         if signal_number:
             raise Interrupted(signal_number, resume="A plan begins anew.")

@@ -42,3 +42,13 @@ class Silent:
 
     def show(self, progress: Progress) -> None:
         """Show nothing."""
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as people read them: 8.2s, 2m05s, 3h20m."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -15,6 +15,8 @@ from nasimb.phases.supernet import SMALLEST_STEPS, training_seconds
 PHASES = ("prepare", "supernet", "search", "head", "evaluate")
 STEADY = 100
 """So many trials on, what is kept from the search no longer depends on their number."""
+LAST = 16
+"""Candidates of a batch."""
 SLACK = 1.25
 """By how much a machine is slower or faster from one minute to another (measured: see `nasimb plan`)."""
 
@@ -155,7 +157,7 @@ def _left_for_search(
         keep = costs.heads.tail_seconds(finished, most_seconds=most_seconds, evaluate_seconds=evaluate_seconds)
         return max(account.ledger.remaining(others, keep_seconds=keep), 0.0)
 
-    first_seconds = _search_seconds(costs.search, FIRST_TRIALS)
+    first_seconds = _search_seconds(costs.search, FIRST_TRIALS) / devices
     return max(left_seconds(STEADY), min(left_seconds(0), first_seconds))
 
 
@@ -199,22 +201,34 @@ def _bought(search: SearchCosts, seconds: float, trials: int | None) -> tuple[Ra
     return found, Range(*(ceil(number / search.images.eta) for number in (found.low, found.expected, found.high)))
 
 
-def _spectrum(search: SearchCosts) -> tuple[CandidateCosts, CandidateCosts, CandidateCosts]:
-    """The dearest, the expected and the cheapest candidate.
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of candidate: what it takes in the company of others, and by itself."""
+
+    together: CandidateCosts
+    alone: CandidateCosts
+
+
+def _spectrum(search: SearchCosts) -> tuple[_Kind, _Kind, _Kind]:
+    """The dearest, the expected and the cheapest kind of candidate.
 
     Expected is the middle between size not mattering and large networks winning, which they mostly do.
     """
-    by_cost = sorted(search.companies.values(), key=lambda one: one.seconds(search.images.whole))
+    by_cost = sorted(search.companies.values(), key=lambda one: one.first_seconds(search.images))
     expected = mean_costs([search.companies["any"], search.companies["large"]])
-    return _scaled(by_cost[-1], SLACK), expected, _scaled(by_cost[0], 1 / SLACK)
+    return _kind(search, by_cost[-1], SLACK), _kind(search, expected), _kind(search, by_cost[0], 1 / SLACK)
 
 
-def _count(search: SearchCosts, one: CandidateCosts, seconds: float) -> int:
+def _kind(search: SearchCosts, one: CandidateCosts, factor: float = 1.0) -> _Kind:
+    return _Kind(_scaled(one, factor), _scaled(search.alone(one.macs), factor))
+
+
+def _count(search: SearchCosts, one: _Kind, seconds: float) -> int:
     """The most candidates like this one that fit into the time; the smallest and the largest come first."""
     low, high = 0, search.most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _seconds_for(search, one, middle) <= seconds else (low, middle - 1)
+        low, high = (middle, high) if _seconds_for(search, one, middle, LAST) <= seconds else (low, middle - 1)
     return low
 
 
@@ -222,16 +236,22 @@ def _search_seconds(search: SearchCosts, candidates: int) -> float:
     return _seconds_for(search, _spectrum(search)[1], candidates)
 
 
-def _seconds_for(search: SearchCosts, one: CandidateCosts, candidates: int) -> float:
-    """That so many candidates take, the smallest and the largest among them, and the promotions after them."""
+def _seconds_for(search: SearchCosts, one: _Kind, candidates: int, last: int = 0) -> float:
+    """That so many candidates take, the smallest and the largest among them, and the promotions after them.
+
+    Args:
+        last: so many of them go alone: where time ends the search, fewer and fewer are scored together.
+    """
     images = search.images
     ends = [search.typical[name].seconds(images.whole) for name in ("smallest", "largest")][:candidates]
     others = candidates - len(ends)
-    if not images.part:
-        return sum(ends) + others * (one.seconds(images.whole) + search.asking_seconds)
-    first = others * (one.screening_seconds(images.part) + search.asking_seconds)
-    # For those that are promoted, the features of the part are at hand.
-    return sum(ends) + first + ceil(others / images.eta) * one.seconds(images.whole - images.part)
+    last = min(others, last)
+    each_seconds = one.together.first_seconds(images)
+    first = (others - last) * each_seconds + last * max(one.alone.first_seconds(images), each_seconds)
+    if images.part:
+        # For those that are promoted, the features of the part are at hand.
+        first += ceil(others / images.eta) * one.together.seconds(images.whole - images.part)
+    return sum(ends) + first + others * search.asking_seconds
 
 
 def _scaled(one: CandidateCosts, factor: float) -> CandidateCosts:

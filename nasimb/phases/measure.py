@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,10 @@ from nasimb.phases.companies import LATE, REHEARSED, companies, share_within, ty
 from nasimb.phases.comparison import Comparison
 from nasimb.phases.headcosts import HeadCosts
 from nasimb.phases.heads import KEPT_MIB, PHASE, HeadWork
+from nasimb.phases.promotion import MOST_TOGETHER_SECONDS
 from nasimb.progress import Silent
 from nasimb.search.candidate import Features, Scoring, judge, judge_part, sweep
+from nasimb.search.predict import fitting
 from nasimb.search.screening import class_capped
 from nasimb.search.study import Question
 from nasimb.search.trial import Candidate
@@ -37,6 +40,21 @@ SHORT_SECONDS = 0.3
 """What is over sooner is measured again: the first time is slower than the others."""
 HEADS_BUDGET = Budget("100s", wall_seconds=100.0)
 """Of which a run compares heads on the largest subnet for ten at most: so long may a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """How many images a candidate sees.
+
+    Attributes:
+        whole: fitted and held out.
+        part: of them, those that screen; 0 where none do.
+        eta: one candidate in so many is promoted from the part to the whole.
+    """
+
+    whole: int
+    part: int = 0
+    eta: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +81,15 @@ class CandidateCosts:
         """To score it on so many images, which are the part that screens."""
         return self.calibrate_seconds + images * self.image_seconds + self.judge_part_seconds
 
+    def first_seconds(self, images: Images) -> float:
+        """To score it for the first time: on the part that screens, where one does."""
+        return self.screening_seconds(images.part) if images.part else self.seconds(images.whole)
+
 
 def mean_costs(several: Sequence[CandidateCosts]) -> CandidateCosts:
     """Of a candidate that may come in any of these companies."""
     names = CandidateCosts.__slots__
     return CandidateCosts(*(sum(getattr(one, name) for one in several) / len(several) for name in names))
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """How many images a candidate sees.
-
-    Attributes:
-        whole: fitted and held out.
-        part: of them, those that screen; 0 where none do.
-        eta: one candidate in so many is promoted from the part to the whole.
-    """
-
-    whole: int
-    part: int = 0
-    eta: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,15 @@ class SearchCosts:
     companies: Mapping[str, CandidateCosts]
     asking_seconds: float
     most: int
+
+    def alone(self, macs: float) -> CandidateCosts:
+        """What a candidate of so many MACs takes by itself, between those that were measured."""
+        measured = sorted(self.typical.values(), key=lambda one: one.macs)
+        sizes = [one.macs for one in measured]
+        names = [name for name in CandidateCosts.__slots__ if name != "macs"]
+        return CandidateCosts(
+            macs, *(float(np.interp(macs, sizes, [getattr(one, name) for one in measured])) for name in names)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,14 +168,22 @@ def search_costs(rig: Rig, question: Question) -> SearchCosts:
     start = rig.clock()
     batches = companies(question, scoring.cost_of)
     asking_seconds = (rig.clock() - start) / (len(batches) * REHEARSED)
+    images = _images(scoring)
+    seen = [(int(one.macs), one.first_seconds(images)) for one in typical.values()]
     shorter = replace(rig, pass_seconds=rig.pass_seconds / LATE)
     found = {}
     for name, late in batches.items():
         rig.shown(f"candidates together, if {name} networks win")
-        found[name] = mean_costs([_company(shorter, batch) for batch in late])
+        found[name] = mean_costs([_company(shorter, _together(scoring, batch, seen)) for batch in late])
     there_are = question.space.size() * len(question.calibrations)
     most = max(1, round(there_are * share_within(question, scoring.cost_of)))
-    return SearchCosts(_images(scoring), typical, found, asking_seconds, most)
+    return SearchCosts(images, typical, found, asking_seconds, most)
+
+
+def _together(scoring: Scoring, batch: Sequence[Candidate], seen: Sequence[tuple[int, float]]) -> Sequence[Candidate]:
+    """The first of a batch, as many as the run will score together: fewer than all where they take long."""
+    macs = [scoring.cost_of(member.subnet)[0] for member in batch]
+    return batch[: max(fitting(macs, seen, MOST_TOGETHER_SECONDS), 1)]
 
 
 def _company(rig: Rig, members: Sequence[Candidate]) -> CandidateCosts:

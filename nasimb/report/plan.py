@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasimb.progress import clock_time
 from nasimb.report.show import stdout, terminal_table
 
 BUYS = {
@@ -119,13 +120,3 @@ def _rounded(number: int) -> str:
 
 def _short(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as people read them: 8.2s, 2m05s, 3h20m."""
-    if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{seconds:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"

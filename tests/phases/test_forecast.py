@@ -1,0 +1,179 @@
+"""What a budget buys: it adds up, more of it never buys less, devices divide the search and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from nasimb.budget import Budget, Holding
+from nasimb.phases.forecast import SLACK, Costs, Forecast, Training, forecast, times
+from nasimb.phases.headcosts import HeadCosts
+from nasimb.phases.measure import CandidateCosts, Images, SearchCosts
+
+ONE = Holding(gpus=0, threads=2)
+GPU = Holding(gpus=1, threads=8)
+PLENTY = 10**9
+seconds = st.floats(1e-4, 2.0)
+
+
+@st.composite
+def candidates(draw: st.DrawFn, macs: float = 1e6) -> CandidateCosts:
+    return CandidateCosts(macs, draw(seconds), draw(st.floats(1e-6, 1e-3)), draw(seconds), draw(seconds))
+
+
+@st.composite
+def costs(draw: st.DrawFn, most: int = PLENTY) -> Costs:
+    whole = draw(st.integers(10, 2000))
+    part = draw(st.sampled_from([0, max(whole // 10, 1)]))
+    search = SearchCosts(
+        Images(whole, part, draw(st.integers(2, 10))),
+        {name: draw(candidates(macs)) for name, macs in (("smallest", 1e5), ("median", 1e6), ("largest", 1e7))},
+        {name: draw(candidates()) for name in ("small", "any", "large")},
+        draw(st.floats(1e-4, 1e-2)),
+        most,
+    )
+    fits = {head: draw(seconds) for head in ("'plain'", "'balanced'", "'gda'")}
+    heads = HeadCosts(
+        heads=("'balanced'", "'gda'"), finalists=7, walks=draw(st.integers(1, 5)), fitted=whole, held_out=0, test=500,
+        target=whole, crops=1, typical_share=draw(st.floats(0.05, 1.0)), calibrate_seconds=draw(seconds),
+        image_seconds=draw(st.floats(1e-6, 1e-3)), fit_seconds=fits,
+    )  # fmt: skip
+    training = draw(st.none() | st.builds(Training, st.floats(1e-3, 0.5), st.floats(0.1, 0.7), st.integers(1, 1000)))
+    return Costs(draw(st.floats(0.1, 20.0)), training, search, heads)
+
+
+LIMITS = st.floats(300, 1e5)
+
+
+def numbers(found: Forecast) -> tuple[int, int, int]:
+    return found.candidates.low, found.candidates.expected, found.candidates.high
+
+
+@given(costs(), LIMITS)
+def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float) -> None:
+    found = forecast(costs, Budget.parse(f"{limit}s"), ONE)
+    assert found.wall == pytest.approx(limit, rel=1e-6) or found.candidates.expected < 9
+    assert found.wall <= limit * (1 + 1e-9)
+    assert all(value >= 0 for value in found.wall_seconds.values())
+    assert found.held == pytest.approx(found.wall)
+    low, expected, high = numbers(found)
+    assert 0 < low <= expected <= high
+    if costs.training is not None:
+        assert found.wall_seconds["supernet"] == pytest.approx(costs.training.share * limit)
+    else:
+        assert (found.wall_seconds["supernet"], found.steps) == (0.0, 0)
+
+
+@given(costs(), LIMITS, st.floats(1.0, 3.0), st.sampled_from(["s", "cpu-s"]))
+def test_more_budget_never_buys_fewer_candidates(costs: Costs, limit: float, factor: float, unit: str) -> None:
+    less, more = (forecast(costs, Budget.parse(f"{amount}{unit}"), ONE) for amount in (limit, limit * factor))
+    assert all(a <= b for a, b in zip(numbers(less), numbers(more), strict=True))
+    assert less.steps <= more.steps
+
+
+@given(costs(), LIMITS, st.integers(2, 64))
+def test_device_time_buys_the_same_on_more_devices_sooner(costs: Costs, limit: float, devices: int) -> None:
+    budget = Budget.parse(f"{limit}gpu-s")
+    alone, many = forecast(costs, budget, GPU), forecast(costs, budget, GPU, devices)
+    assert numbers(many) == pytest.approx(numbers(alone), rel=1e-6, abs=1)
+    assert many.wall_seconds["search"] == pytest.approx(alone.wall_seconds["search"] / devices, rel=1e-6, abs=1e-9)
+    assert many.device_seconds["search"] == pytest.approx(alone.device_seconds["search"], rel=1e-6)
+    for phase in ("prepare", "supernet", "evaluate"):
+        assert many.wall_seconds[phase] == pytest.approx(alone.wall_seconds[phase])
+    assert many.held <= limit * (1 + 1e-9), "the sum of everybody's time is the budget"
+
+
+@given(costs(), LIMITS, st.integers(2, 64))
+def test_time_on_the_clock_buys_more_on_more_devices(costs: Costs, limit: float, devices: int) -> None:
+    budget = Budget.parse(f"{limit}s")
+    alone, many = forecast(costs, budget, GPU), forecast(costs, budget, GPU, devices)
+    assert many.wall == pytest.approx(alone.wall)
+    assert many.device_seconds["search"] == pytest.approx(devices * many.wall_seconds["search"])
+    assert all(a <= b for a, b in zip(numbers(alone), numbers(many), strict=True))
+    others = {phase: seconds for phase, seconds in many.device_seconds.items() if phase != "search"}
+    assert others == pytest.approx({phase: many.wall_seconds[phase] for phase in others})
+
+
+@given(costs(), st.integers(1, 5000), st.integers(1, 16))
+def test_trials_are_counted_exactly_and_take_what_they_take(costs: Costs, trials: int, devices: int) -> None:
+    budget = Budget.parse(f"{trials}trials")
+    found, alone = forecast(costs, budget, ONE, devices), forecast(costs, budget, ONE)
+    assert set(numbers(found)) == {trials}
+    assert found.limit_seconds is None
+    assert found.wall_seconds["search"] * devices == pytest.approx(alone.wall_seconds["search"])
+    double = forecast(costs, Budget.parse(f"{2 * trials}trials"), ONE)
+    assert double.wall_seconds["search"] > alone.wall_seconds["search"]
+    if costs.training is not None:
+        assert alone.wall_seconds["supernet"] == pytest.approx(costs.training.steps * costs.training.step_seconds)
+
+
+@given(costs(), LIMITS, st.integers(1, 100))
+def test_the_first_of_two_limits_stops(costs: Costs, limit: float, trials: int) -> None:
+    both = forecast(costs, Budget.parse(f"{limit}s,{trials}trials"), ONE)
+    time_alone = forecast(costs, Budget.parse(f"{limit}s"), ONE)
+    assert numbers(both) == tuple(min(number, trials) for number in numbers(time_alone))
+    assert both.wall <= limit * (1 + 1e-9)
+
+
+@given(costs(most=40), LIMITS)
+def test_a_space_that_is_used_up_leaves_time_over(costs: Costs, limit: float) -> None:
+    found = forecast(costs, Budget.parse(f"{100 * limit}s"), ONE)
+    assume(found.candidates.low == 40)
+    assert numbers(found) == (40, 40, 40)
+    assert found.wall < 100 * limit
+
+
+@given(costs(), LIMITS)
+@settings(max_examples=50)
+def test_the_search_time_is_that_of_its_candidates(costs: Costs, limit: float) -> None:
+    """By hand: smallest and largest, then as many expected ones as fit, the last 16 alone, one in eta promoted."""
+    found = forecast(costs, Budget.parse(f"{limit}s"), ONE)
+    search, (_, expected, _) = costs.search, numbers(found)
+    assume(expected > 20)
+    images = search.images
+
+    def whole(one: CandidateCosts, count: int = images.whole) -> float:
+        return one.calibrate_seconds + count * one.image_seconds + one.judge_seconds
+
+    def first(one: CandidateCosts) -> float:
+        part = one.calibrate_seconds + images.part * one.image_seconds + one.judge_part_seconds
+        return part if images.part else whole(one)
+
+    def mean(seconds: Callable[[CandidateCosts], float]) -> float:
+        return (seconds(search.companies["any"]) + seconds(search.companies["large"])) / 2
+
+    def needed(number: int) -> float:
+        total = whole(search.typical["smallest"]) + whole(search.typical["largest"])
+        total += (number - 18) * mean(first) + 16 * max(mean(first), first(search.typical["median"]))
+        if images.part:
+            total += ceil((number - 2) / images.eta) * mean(lambda one: whole(one, images.whole - images.part))
+        return total + (number - 2) * search.asking_seconds
+
+    assert needed(expected) <= found.wall_seconds["search"] * (1 + 1e-6)
+    if found.wall == pytest.approx(limit):
+        assert needed(expected + 1) > found.wall_seconds["search"] * (1 - 1e-6)
+
+
+def test_the_range_is_the_dearest_and_the_cheapest_company_and_some_slack() -> None:
+    alike = CandidateCosts(1e6, 0.0, 1e-2, 0.0)
+    ends = {"smallest": replace(alike, macs=1e5), "median": replace(alike, image_seconds=0.0),
+            "largest": replace(alike, macs=1e7)}  # fmt: skip
+    search = SearchCosts(Images(100), ends,
+                         {"small": replace(alike, image_seconds=5e-3), "any": alike,
+                          "large": replace(alike, image_seconds=2e-2)}, 0.0, PLENTY)  # fmt: skip
+    heads = HeadCosts(heads=(), finalists=7, walks=1, fitted=100, held_out=0, test=0, target=100, crops=1,
+                      typical_share=1.0)  # fmt: skip
+    found = forecast(Costs(0.0, None, search, heads), Budget.parse("1000s"), ONE)
+    searched = found.wall_seconds["search"] - 2.0
+    assert found.candidates.expected - 2 == pytest.approx(searched / 1.5, abs=1)
+    assert found.candidates.low - 2 == pytest.approx(searched / (2 * SLACK), abs=1)
+    assert found.candidates.high - 2 == pytest.approx(searched / (0.5 / SLACK), abs=1)
+
+
+def test_devices_of_a_kind() -> None:
+    assert times(GPU, 4) == Holding(4, 32)
