@@ -131,6 +131,23 @@ def test_a_run_in_the_middle_is_extended_too(home: Path, tmp_path: Path) -> None
     assert not (tmp_path / "run" / "result-1.json").exists()
 
 
+def test_promotions_of_the_first_part_stay_and_change_nothing_in_what_is_proposed(tmp_path: Path) -> None:
+    def config(budget: str) -> Any:
+        return tiny_config(tmp_path, "screening.images_per_class=2", "screening.eta=3", budget=budget)
+
+    whole = run_search(config("30trials"), tmp_path / "whole")
+    first = run_search(config("18trials"), tmp_path / "run")
+    assert first["screening"]["promoted"] > 3
+    promoted = {trial.number for trial in trials_of(RunDir(tmp_path / "run")) if trial.state == "finished"}
+    result = extend_run(tmp_path / "run", "+12trials")
+    rows, undisturbed = (trials_of(RunDir(tmp_path / name)) for name in ("run", "whole"))
+    assert [trial.candidate for trial in rows] == [trial.candidate for trial in undisturbed]
+    assert [trial.screen_score for trial in rows] == [trial.screen_score for trial in undisturbed]
+    finished = {trial.number for trial in rows if trial.state == "finished"}
+    assert finished == promoted | {trial.number for trial in undisturbed if trial.state == "finished"}
+    assert result["screening"]["screened"] == whole["screening"]["screened"]
+
+
 def test_what_cannot_be_extended(home: Path, eight: Path, tmp_path: Path) -> None:
     def contents() -> dict[str, bytes]:
         return {str(file): file.read_bytes() for file in eight.rglob("*") if file.is_file()}
