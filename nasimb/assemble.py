@@ -159,7 +159,7 @@ def frozen_supernet(
     """The ready super-network, the one that was trained in `folder`, or the one trained there now.
 
     Args:
-        share: of a time limit; what the other phases have spent already is not there to be shared.
+        share: of a time limit, less what the other phases have spent already.
         limit_seconds: of the budget that the run was started with; None where it was not extended since.
     """
     if ground.ready is not None:
@@ -169,7 +169,7 @@ def frozen_supernet(
     # The recipe follows from the share alone, so that a resumed run, whose other phases took longer, has the same one.
     limit_seconds = limit_seconds or session.ledger.limit_seconds
     planned = None if limit_seconds is None else share * limit_seconds
-    seconds = None if planned is None else training_seconds(session.ledger, planned)
+    seconds = None if planned is None else training_seconds(session.ledger, planned, share)
     return trained_supernet(session, config, ground, folder, planned, seconds)
 
 

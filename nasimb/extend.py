@@ -32,6 +32,7 @@ def extend_run(
     added: str | None = None,
     *,
     clock: Clock = time.monotonic,
+    begun: float | None = None,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
     sharing: Sharing = ALONE,
@@ -44,7 +45,7 @@ def extend_run(
 
     Args:
         added: "+4gpu-h", in the unit of the run's budget; None goes on with an extension that was interrupted.
-        clock, watcher, stop, sharing: as `run_search` takes them.
+        clock, begun, watcher, stop, sharing: as `run_search` takes them.
 
     Returns:
         The contents of `folder/result.json`.
@@ -74,7 +75,7 @@ def extend_run(
             extend(run, extension)
             config = config.model_copy(update={"budget": extension.budget})
             watcher.say(f"{folder}: the budget grows from {extension.before} to {extension.budget}.")
-    return run_search(config, folder, clock=clock, watcher=watcher, stop=stop, sharing=sharing)
+    return run_search(config, folder, clock=clock, begun=begun, watcher=watcher, stop=stop, sharing=sharing)
 
 
 def _asked_before(made: list[Extension], added: str | None) -> bool:

@@ -38,6 +38,7 @@ class Ledger:
         holding: what this process holds while time passes.
         beat_seconds: time between two lines, within `beating` or while `beat` is called: what a kill can lose.
         warn: told what had to be repaired.
+        begun: on the clock, from when on everything is charged; None: from the first phase on.
 
     Attributes:
         limit_seconds: on the clock, for the owner alone; None: no time limit.
@@ -58,6 +59,7 @@ class Ledger:
         *,
         beat_seconds: float = 1.0,
         warn: Callable[[str], None] = lambda line: None,
+        begun: float | None = None,
     ) -> None:
         self.limit_seconds = None if budget is None else budget.limit_seconds(holding)
         self._limits = {} if budget is None else {kind: getattr(budget, f"{kind}_seconds") for kind in KINDS}
@@ -80,19 +82,20 @@ class Ledger:
         self._grants: dict[str, tuple[Holding, float]] = {}
         self._aside = {"gpu": 0.0, "cpu": 0.0}
         self._phase: str | None = None
-        self._since = 0.0
+        self._since = begun
         self._lock = threading.RLock()
 
     @contextmanager
     def phase(self, name: str, holding: Holding | None = None) -> Iterator[None]:
-        """Charge everything inside to `name`; phases do not nest.
+        """Charge everything inside to `name`, and what came between it and the phase before; phases do not nest.
 
         Args:
             holding: what this process holds meanwhile, where it is not what it usually does.
         """
         assert self._phase is None, f"phase {self._phase} is still open"
         with self._lock:
-            self._phase, self._since, self._holding = name, self._clock(), holding or self.own
+            self._since = self._clock() if self._since is None else self._since
+            self._phase, self._holding = name, holding or self.own
         try:
             yield
         finally:
@@ -110,7 +113,7 @@ class Ledger:
     def beat(self) -> None:
         """Write down the time since the last line if a beat has passed; call it after every unit of work."""
         with self._lock:
-            if self._phase is not None and self._clock() - self._since >= self._beat_seconds:
+            if self._phase is not None and self._running_seconds() >= self._beat_seconds:
                 self._write()
 
     @contextmanager
@@ -192,13 +195,13 @@ class Ledger:
         with self._lock:
             found = clock_seconds(self._account)
             if self._phase is not None:
-                found[self._phase] = found.get(self._phase, 0.0) + self._clock() - self._since
+                found[self._phase] = found.get(self._phase, 0.0) + self._running_seconds()
             return found
 
     def spent_of(self, kind: str) -> float:
         """Seconds of one kind in all, the running beat included: "wall", "gpu" or "cpu" (devices held x seconds)."""
         with self._lock:
-            running = 0.0 if self._phase is None else (self._clock() - self._since) * _rate(self._holding, kind)
+            running = 0.0 if self._phase is None else self._running_seconds() * _rate(self._holding, kind)
             return running + self._totals[kind]
 
     def account(self) -> Account:
@@ -239,11 +242,17 @@ class Ledger:
         for kind in self._aside:
             self._aside[kind] += sign * max(granted - self.charged(worker), 0.0) * _rate(holding, kind)
 
+    def _running_seconds(self) -> float:
+        """Since the last line of an open phase."""
+        assert self._since is not None
+        return self._clock() - self._since
+
     def _write(self) -> None:
         assert self._phase is not None
-        now = self._clock()
-        self._append([(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), now - self._since)])
-        self._since = now
+        seconds = self._running_seconds()
+        self._append([(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), seconds)])
+        assert self._since is not None
+        self._since += seconds
 
     def _append(self, entries: Sequence[tuple[Charge, float]]) -> None:
         if self._path is not None:

@@ -39,6 +39,7 @@ def run_search(
     folder: Path,
     *,
     clock: Clock = time.monotonic,
+    begun: float | None = None,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
     sharing: Sharing = ALONE,
@@ -47,6 +48,7 @@ def run_search(
 
     Args:
         clock: where the budget's time comes from.
+        begun: on it, when this process began, and from when on the budget pays; None: when its first phase does.
         watcher: shown every step.
         stop: asked after every unit of work for a signal number; 0 goes on.
         sharing: workers to start here, and where those from elsewhere join.
@@ -68,7 +70,7 @@ def run_search(
         if result is not None:
             watcher.say(f"{folder} is finished; this is what it found.")
             return result
-        session = _session(run, budget, device, clock, watcher, stop)
+        session = _session(run, budget, device, clock, begun, watcher, stop)
         with session.ledger.beating(), _sharing(session, sharing, device) as exchange:
             return _find(session, config, budget, device, exchange)
 
@@ -136,9 +138,9 @@ def held_by(device: torch.device) -> Holding:
 
 
 def _session(
-    run: RunDir, budget: Budget, device: torch.device, clock: Clock, watcher: Watcher, stop: Stop
+    run: RunDir, budget: Budget, device: torch.device, clock: Clock, begun: float | None, watcher: Watcher, stop: Stop
 ) -> Session:  # fmt: skip
-    ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say)
+    ledger = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say, begun=begun)
     ledger.resumed = ledger.resumed and not just_extended(run, ledger.spent())
     return Session(run, ledger, clock, watcher, stop)
 
@@ -244,6 +246,7 @@ def train_supernet(
     folder: Path,
     *,
     clock: Clock = time.monotonic,
+    begun: float | None = None,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
     ranks: Ranks = ONE_PROCESS,
@@ -251,6 +254,7 @@ def train_supernet(
     """Train a super-network on `config.source` and leave it in `folder` for `nasimb search --supernet`; resumes.
 
     Args:
+        begun: as `run_search` takes it.
         ranks: which of several processes this is, that train it together (`nasimb.supernet.joining.joined`). The first
             owns the folder and the ledger, which charges the devices of all; the others neither read nor write there.
 
@@ -268,7 +272,8 @@ def train_supernet(
             if ranks.first:
                 held.enter_context(run.claimed())
                 run.open_with(config.to_dict(), environment(str(device), sys.argv), watcher.say)
-            ledger = Ledger(run.ledger if ranks.first else None, clock, budget, holding, warn=watcher.say)
+            path = run.ledger if ranks.first else None
+            ledger = Ledger(path, clock, budget, holding, warn=watcher.say, begun=begun)
         session = Session(run, ledger, clock, watcher, stop)
         checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
         held.enter_context(ledger.beating())

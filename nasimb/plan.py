@@ -40,6 +40,7 @@ def plan_run(
     devices: Sequence[int] = (1,),
     price: Price | None = None,
     clock: Clock = time.monotonic,
+    begun: float | None = None,
     watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
 ) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def plan_run(
     Args:
         devices: numbers of devices like this one that share the search.
         price: of their time.
-        clock, watcher, stop: as `run_search` takes them.
+        clock, begun, watcher, stop: as `run_search` takes them.
 
     Returns:
         "budget", "limit_seconds", "smallest_budget", "seconds" of the units of work, and "plans": for every number of
@@ -66,7 +67,8 @@ def plan_run(
         price.check(holding)
     with tempfile.TemporaryDirectory(prefix="nasimb-plan-") as folder:
         # Signals are obeyed between two measurements: there is nothing to save.
-        session = Session(RunDir(Path(folder)), Ledger(None, clock, budget, holding), clock, watcher, lambda: 0)
+        ledger = Ledger(None, clock, budget, holding, begun=begun)
+        session = Session(RunDir(Path(folder)), ledger, clock, watcher, lambda: 0)
         costs, probe = _measured(session, config, device, _showing(watcher, clock, stop))
         smallest = rounded_up(probe.smallest_budget_seconds(costs.prepare_seconds))
     found = [forecast(costs, budget, holding, number) for number in devices]

@@ -44,15 +44,32 @@ def test_eight_gpu_hours_in_microseconds() -> None:
     assert ledger.remaining() == pytest.approx(0.0)
 
 
-def test_time_between_phases_is_not_charged() -> None:
+def test_time_between_phases_is_charged_to_the_next() -> None:
     clock = FakeClock()
     ledger = Ledger(None, clock, Budget.parse("100s"))
+    clock.now += 1000  # before the first phase, nothing is held
     with ledger.phase("supernet"):
         clock.now += 5
-    clock.now += 1000
+    clock.now += 3
+    assert ledger.spent() == 5
     with ledger.phase("search"):
+        assert ledger.remaining() == 92
         clock.now += 1
-    assert ledger.spent() == pytest.approx(6)
+    assert ledger.by_phase() == pytest.approx({"supernet": 5, "search": 4})
+    clock.now += 1000  # nor after the last
+    assert ledger.spent() == 9
+
+
+def test_a_process_pays_from_when_it_began(tmp_path: Path) -> None:
+    clock = FakeClock()
+    for process in range(1, 3):
+        begun = clock.now
+        clock.now += 4  # until torch is there
+        ledger = Ledger(tmp_path / "ledger.jsonl", clock, Budget.parse("100s"), begun=begun)
+        with ledger.phase("prepare"):
+            clock.now += 1
+        assert ledger.spent("prepare") == ledger.spent() == 5 * process
+        clock.now += 1000  # downtime
 
 
 def test_running_time_counts_before_it_is_written() -> None:

@@ -27,6 +27,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "train": ("train:sandwich_over_plain",),
     "storage": ("storage:orchestration",),
     "workers": ("workers:storage_time", "workers:throughput"),
+    "budgets": ("budgets:budgets",),
     "screening": ("screening:screening",),
     "ranking": ("ranking:ranking",),
 }

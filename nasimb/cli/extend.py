@@ -11,10 +11,12 @@ import typer
 from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.options import Format
 from nasimb.cli.search_options import Storage, Workers
+from nasimb.cli.starting import importing
 from nasimb.display import watching
 
 
 def extend(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run folder, finished or interrupted.")],
     budget: Annotated[
         str | None,
@@ -37,14 +39,17 @@ def extend(
     it: nasimb search --supernet RUN/supernet.
     """
     refuse_torchrun()
-    from nasimb.extend import extend_run
-    from nasimb.extension import mark_seen
-    from nasimb.phases.sharing import Sharing
-    from nasimb.report.show import print_report
-    from nasimb.rundir import RunDir
+    with importing():
+        from nasimb.extend import extend_run
+        from nasimb.extension import mark_seen
+        from nasimb.phases.sharing import Sharing
+        from nasimb.report.show import print_report
+        from nasimb.rundir import RunDir
 
     with watching() as (watcher, stop):
-        result = extend_run(run, budget, watcher=watcher, stop=stop, sharing=Sharing(workers, storage))
+        result = extend_run(
+            run, budget, begun=context.obj, watcher=watcher, stop=stop, sharing=Sharing(workers, storage)
+        )
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

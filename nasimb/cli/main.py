@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any, NoReturn
 
 import typer
@@ -64,7 +65,8 @@ def main() -> None:
     # times slower than to sleep, on a quiet one to sleep at once is twice as slow. This lies between (measured).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        code = app(prog_name="nasimb", standalone_mode=False)
+        # The object of every command is when it began: budgets pay from there on, imports of torch included.
+        code = app(prog_name="nasimb", standalone_mode=False, obj=time.monotonic())
     except Elsewhere as error:  # the process that failed has said it
         sys.exit(error.exit_code)
     except NasimbError as error:

@@ -37,6 +37,7 @@ from nasimb.cli.search_options import (
     Workers,
     configuration,
 )
+from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.errors import InputError
 
@@ -45,6 +46,7 @@ MOST_DEVICES = 1_000_000
 
 
 def plan(
+    context: typer.Context,
     data: Data = None,
     source: Source = None,
     supernet: Supernet = None,
@@ -89,9 +91,10 @@ def plan(
     Under a budget of trials: how long they will take. Exit code 2 where the budget is too small for anything useful.
     """
     refuse_torchrun()
-    from nasimb.plan import plan_run
-    from nasimb.price import Price
-    from nasimb.report.plan import print_plan
+    with importing():
+        from nasimb.plan import plan_run
+        from nasimb.price import Price
+        from nasimb.report.plan import print_plan
 
     chosen, folder = configuration(
         data=data, source=source, supernet=supernet, imbalance_factor=imbalance_factor, profile=profile, budget=budget,
@@ -103,7 +106,7 @@ def plan(
     if storage is not None:
         _check_storage(storage)
     with watching() as (watcher, stop):
-        found = plan_run(chosen, devices=numbers, price=paid, watcher=watcher, stop=stop)
+        found = plan_run(chosen, devices=numbers, price=paid, begun=context.obj, watcher=watcher, stop=stop)
     if as_json:
         print(json.dumps({**found, "run": str(folder)}, indent=2, ensure_ascii=False))
         return

@@ -37,10 +37,12 @@ from nasimb.cli.search_options import (
     Workers,
     configuration,
 )
+from nasimb.cli.starting import importing
 from nasimb.display import watching
 
 
 def search(
+    context: typer.Context,
     data: Data = None,
     source: Source = None,
     supernet: Supernet = None,
@@ -77,9 +79,10 @@ def search(
     The same command again resumes an interrupted run; nasimb worker RUN joins a running one.
     """
     refuse_torchrun()
-    from nasimb.phases.sharing import Sharing
-    from nasimb.pipeline import run_search
-    from nasimb.report.show import print_report
+    with importing():
+        from nasimb.phases.sharing import Sharing
+        from nasimb.pipeline import run_search
+        from nasimb.report.show import print_report
 
     chosen, folder = configuration(
         data=data, source=source, supernet=supernet, imbalance_factor=imbalance_factor, profile=profile, budget=budget,
@@ -88,7 +91,9 @@ def search(
         assign=assign, device=device, skip_bad_images=skip_bad_images, download=download,
     )  # fmt: skip
     with watching() as (watcher, stop):
-        result = run_search(chosen, folder, watcher=watcher, stop=stop, sharing=Sharing(workers, storage))
+        result = run_search(
+            chosen, folder, begun=context.obj, watcher=watcher, stop=stop, sharing=Sharing(workers, storage)
+        )
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

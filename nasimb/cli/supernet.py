@@ -9,10 +9,12 @@ import typer
 
 from nasimb.cli.launch import ranks_of_torchrun
 from nasimb.cli.options import DATA_FORMS, Sampling
+from nasimb.cli.starting import importing
 from nasimb.display import watching
 
 
 def supernet_train(
+    context: typer.Context,
     source: Annotated[str, typer.Option(help=f"Balanced images: {DATA_FORMS}.")],
     out: Annotated[Path, typer.Option(help="Folder the super-network is left in; the same command on it resumes.")],
     budget: Annotated[str, typer.Option(help="What it may cost: 4gpu-h, 30min, 2cpu-h.")],
@@ -40,8 +42,9 @@ def supernet_train(
     The budget pays for all of them. Batch norms see the share of their own process, or with `--set sync_bn=true` the
     whole batch: then the loss is that of one process.
     """
-    from nasimb.config import load_config
-    from nasimb.pipeline import train_supernet
+    with importing():
+        from nasimb.config import load_config
+        from nasimb.pipeline import train_supernet
 
     assignments = [f"training.sampling={sampling.value}", *(f"training.{text}" for text in assign or [])]
     options = {"data": source, "source": source, "space": space, "budget": budget, "seed": seed, "device": device,
@@ -49,7 +52,7 @@ def supernet_train(
     with ranks_of_torchrun() as ranks, watching(alone=ranks.size == 1, speaking=ranks.first) as (watcher, stop):
         with ranks.alike():
             config = load_config(None, options, assignments)
-        info = train_supernet(config, out, watcher=watcher, stop=stop, ranks=ranks)
+        info = train_supernet(config, out, begun=context.obj, watcher=watcher, stop=stop, ranks=ranks)
         if ranks.first:
             print(f"{out}: {info['steps']} steps on {source}, last loss {info.get('last_loss')}")
             print(f"nasimb search --supernet {out} --data ... --budget ...")

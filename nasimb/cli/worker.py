@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nasimb.cli.options import STORAGE_HELP
+from nasimb.cli.starting import importing
 from nasimb.display import watching
 
 
@@ -30,11 +31,12 @@ def worker(
     It loads the frozen super-network once, scores what the search hands out, and leaves when that is over. What it
     holds its device for is charged to the budget of the run. SIGTERM, SIGUSR1 and Ctrl-C give work under way back.
     """
-    import torch
+    with importing():
+        import torch
 
-    from nasimb.budget import Budget
-    from nasimb.errors import InputError
-    from nasimb.worker import run_worker
+        from nasimb.budget import Budget
+        from nasimb.errors import InputError
+        from nasimb.worker import run_worker
 
     seconds = Budget.parse(patience).wall_seconds
     if seconds is None:

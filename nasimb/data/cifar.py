@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from nasimb.data.arrays import parts_from_arrays, read_arrays
 from nasimb.data.base import DatasetSpec, LoadRequest, Parts
 from nasimb.errors import DataError
+
+if TYPE_CHECKING:  # it takes longer to import than all of nasimb, and only the official batches need it
+    from torchvision.datasets import CIFAR10
 
 
 class Cifar10Spec(DatasetSpec):
@@ -29,11 +31,9 @@ class Cifar10Spec(DatasetSpec):
     name: Literal["cifar10"] = "cifar10"
     path: Path
 
-    reader: ClassVar[type[CIFAR10]] = CIFAR10
-
     def read(self, request: LoadRequest) -> Parts:
         """Official training and test split; fetched first where `request.download` allows it and they are missing."""
-        return _read(self.path, self.name, self.reader, request)
+        return _read(self.path, self.name, request)
 
 
 class Cifar100Spec(DatasetSpec):
@@ -46,18 +46,19 @@ class Cifar100Spec(DatasetSpec):
     name: Literal["cifar100"] = "cifar100"
     path: Path
 
-    reader: ClassVar[type[CIFAR10]] = CIFAR100
-
     def read(self, request: LoadRequest) -> Parts:
         """Official training and test split; fetched first where `request.download` allows it and they are missing."""
-        return _read(self.path, self.name, self.reader, request)
+        return _read(self.path, self.name, request)
 
 
-def _read(path: Path, name: str, reader: type[CIFAR10], request: LoadRequest) -> Parts:
+def _read(path: Path, name: Literal["cifar10", "cifar100"], request: LoadRequest) -> Parts:
     if path.suffix == ".npz":
         return read_arrays(path, request)
     if (path / f"{name}.npz").is_file():
         return read_arrays(path / f"{name}.npz", request)
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     root = path.parent if path.name == reader.base_folder else path
     splits = {split: _batches(reader, root, split == "train", request.download) for split in ("train", "test")}
     arrays = {f"{split}_images": np.asarray(found.data, dtype=np.uint8) for split, found in splits.items()}

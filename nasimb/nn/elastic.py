@@ -34,12 +34,10 @@ class ElasticConv2d(nn.Module):
 
     def extract(self, in_width: int, width: int, kernel_size: int) -> nn.Conv2d:
         """The same convolution from `in_width` to `width` channels as a plain layer."""
-        padding, device = kernel_size // 2, self.weight.device
         # Made on the meta device: torch's own initialisation would draw from the global random state.
-        conv = nn.Conv2d(in_width, width, kernel_size, self.stride, padding, bias=False, device="meta")
-        conv = conv.to_empty(device=device)
-        with torch.no_grad():
-            conv.weight.copy_(self._slice(in_width, width, kernel_size))
+        conv = nn.Conv2d(in_width, width, kernel_size, self.stride, kernel_size // 2, bias=False, device="meta")
+        weight_OIHW = self._slice(in_width, width, kernel_size).detach()
+        conv.weight = nn.Parameter(weight_OIHW.clone(memory_format=torch.contiguous_format))
         return conv
 
     def _slice(self, in_width: int, width: int, kernel_size: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nasimb.heads import ClosedFormSpec
 from nasimb.heads.compare import Named, named
+from nasimb.metrics import Metrics
 from nasimb.search.trial import Candidate, Trial
 from nasimb.space import Subnet
 
@@ -62,3 +63,8 @@ class Choice:
 def merit(choice: Choice) -> tuple[float, float]:
     """Larger is better; ties go to the smaller loss."""
     return choice.value, float("-inf") if choice.balanced_loss is None else -choice.balanced_loss
+
+
+def shown(metrics: Metrics) -> dict[str, float | None]:
+    """What a choice tells of them."""
+    return {name: getattr(metrics, name) for name in SHOWN}

@@ -169,7 +169,7 @@ def _train(account: _Account, training: Training | None) -> int:
     if limit is None:
         account.spend("supernet", training.steps * training.step_seconds)
         return training.steps
-    seconds = training_seconds(account.ledger, training.share * limit)
+    seconds = training_seconds(account.ledger, training.share * limit, training.share)
     steps = max(int(seconds / max(training.step_seconds, 1e-9)), SMALLEST_STEPS)
     account.spend("supernet", max(seconds, SMALLEST_STEPS * training.step_seconds))
     return steps

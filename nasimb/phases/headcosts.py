@@ -5,19 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from nasimb.phases.prepare import MODELS_TESTED
-
 BASELINES = ("smallest", "random")
 """Compared besides the finalists; the largest is compared before the search begins."""
-MODELS, SUBNETS = 5, 4
-"""Heads to be fitted for the test, and subnets to be timed: the largest comes with two heads."""
-TIMING_SECONDS = 0.25
-START_SECONDS = 0.5
-MARGIN = 1.2
+LARGEST_HEADS, OTHER_HEADS, SUBNETS = 2, 3, 4
+"""Heads to be fitted for the test, and subnets to be timed. The heads of all but the largest keep their closed form,
+which takes no time, where there was none to compare others."""
+TIMING_SECONDS, TIMING_PASSES = 0.25, 4
+"""Of one subnet on single images: so long, or so many passes if they take longer."""
+LAST_SECONDS = 0.4
+"""For intervals, files and the report."""
+MARGIN = 1.1
+"""Above what was measured."""
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
 run compares, and what that leaves on the finalists."""
 FIRST_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """What the evaluate phase will do.
+
+    Attributes:
+        networks: shown the test images, in units of the largest subnet.
+        fit_seconds: of all their heads, once.
+        subnets: to be timed.
+    """
+
+    networks: float
+    fit_seconds: float
+    subnets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +47,8 @@ class HeadCosts:
         walks: down the penalties in one comparison.
         fitted, held_out, test, target: numbers of images.
         crops: of every image, in the last fit.
-        typical_share: MACs of an average subnet, in units of the largest.
+        typical_share, smallest_share: MACs of an average subnet and of the smallest, in units of the largest.
+        smallest_seconds: what the smallest takes, in units of the largest.
         calibrate_seconds, image_seconds: of the largest subnet, and of one image through it.
         fit_seconds: of one fit, by head.
         compared_seconds: the longest comparison so far, by head.
@@ -45,6 +63,8 @@ class HeadCosts:
     target: int
     crops: int
     typical_share: float
+    smallest_share: float = 0.0
+    smallest_seconds: float = 1.0
     calibrate_seconds: float = 0.0
     image_seconds: float = 0.0
     fit_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -58,6 +78,14 @@ class HeadCosts:
         """The same, after a comparison of a head on a candidate."""
         longest = max(seconds, self.compared_seconds.get(head, 0.0))
         return replace(self, compared_seconds={**self.compared_seconds, head: longest})
+
+    def relative(self, share: float) -> float:
+        """What a subnet takes that has this share of the largest one's MACs, in units of the largest.
+
+        A line through the largest and the smallest: layers take some time however thin they are.
+        """
+        grown = (share - self.smallest_share) / max(1 - self.smallest_share, 1e-9)
+        return self.smallest_seconds + (1 - self.smallest_seconds) * grown
 
     def features_seconds(self) -> float:
         """Of all images that a comparison needs, through the largest subnet."""
@@ -73,24 +101,33 @@ class HeadCosts:
         Fits cost much the same for all; features of the largest are at hand, those of others cost less.
         """
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
-        return self.finalists * (self.typical_share * self.features_seconds() + fit_seconds)
+        return self.finalists * (self.relative(self.typical_share) * self.features_seconds() + fit_seconds)
 
-    def evaluate_seconds(self, passed_again: int, again_seconds: float | None = None) -> float:
+    def evaluate_seconds(
+        self, passed_again: int, again_seconds: float | None = None, tests: Tests | None = None
+    ) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.
 
         Args:
             passed_again: target images that pass through a tested subnet once more.
             again_seconds: what comes before it in a process that begins it anew, where time for that is to be kept.
+            tests: what it will do; None before heads were compared on any but the largest subnet.
         """
+        if tests is None:
+            # The largest, the winner, the best of random, and the smallest.
+            networks = 1 + 2 * self.relative(self.typical_share) + self.smallest_seconds
+            tests = Tests(networks, LARGEST_HEADS * self._longest_seconds, SUBNETS)
         images = self.test + passed_again + (self.crops - 1) * self.target
         features_seconds = self.calibrate_seconds + images * self.image_seconds
-        fit_seconds = self.crops * max(self.fit_seconds.values(), default=0.0)
-        work_seconds = MODELS_TESTED * features_seconds + MODELS * fit_seconds + SUBNETS * TIMING_SECONDS
+        fit_seconds = self.crops * tests.fit_seconds
+        timing_seconds = tests.subnets * max(TIMING_SECONDS, TIMING_PASSES * self.image_seconds)
+        work_seconds = tests.networks * features_seconds + fit_seconds + timing_seconds
         once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
-        return MARGIN * (work_seconds + once_more_seconds) + START_SECONDS
+        return MARGIN * (work_seconds + once_more_seconds) + LAST_SECONDS
 
     def tail_seconds(self, finished: int, *, most_seconds: float, evaluate_seconds: float) -> float:
-        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists.
+        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists and to
+        fit those that are chosen.
 
         Args:
             finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
@@ -100,7 +137,13 @@ class HeadCosts:
         """
         if finished < FIRST_TRIALS:
             return evaluate_seconds
-        return min(MARGIN * self.finalists_seconds(), most_seconds) + evaluate_seconds
+        refit_seconds = OTHER_HEADS * self.crops * self._longest_seconds
+        return min(MARGIN * (self.finalists_seconds() + refit_seconds), most_seconds) + evaluate_seconds
+
+    @property
+    def _longest_seconds(self) -> float:
+        """Of one fit of any head."""
+        return max(self.fit_seconds.values(), default=0.0)
 
 
 def most_for_largest(limit_seconds: float | None) -> float:

@@ -10,24 +10,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
 from nasimb.errors import WorkError
 from nasimb.heads import Head
 from nasimb.heads.checkpoint import Checkpoint
-from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, fit_head, unseen
+from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, unseen
 from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases.admission import not_started
-from nasimb.phases.choice import SHOWN, Choice, merit
+from nasimb.phases.choice import SHOWN, Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
-from nasimb.phases.headcosts import HeadCosts, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import HeadCosts, Tests, most_for_finalists, most_for_largest
+from nasimb.phases.headprobe import fit_seconds, macs_share, measured_networks, typical_share
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.limits import Limits
@@ -39,8 +39,6 @@ T = TypeVar("T")
 FILE = "heads.jsonl"
 PHASE = "head"
 KEPT_MIB = 512
-TYPICAL_SUBNETS = 32
-"""Sampled to know what a candidate costs on average, against the largest."""
 
 
 class HeadWork:
@@ -75,7 +73,8 @@ class HeadWork:
             test=num_test,
             target=num_target,
             crops=self.crops.count,
-            typical_share=_typical_share(scoring),
+            typical_share=typical_share(scoring),
+            smallest_share=macs_share(scoring, scoring.supernet.space.smallest()),
         )
         self._done: dict[tuple[Candidate, str], list[Choice]] = {}
         for line in session.run.read_lines(FILE):
@@ -119,32 +118,56 @@ class HeadWork:
         """
         ledger = self.session.ledger
         limit = ledger.limit_seconds
-        reserve_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
-        heads, start = _distinct([PLAIN, *self.comparison.heads]), self.session.clock()
+        others_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
+        clock = self.session.clock
+        heads, start = _distinct([PLAIN, *self.comparison.heads]), clock()
         try:
-            features = self._measure_features(candidate)
+            smallest = replace(candidate, subnet=self.scoring.supernet.space.smallest())
+            self.costs = measured_networks(self.costs, self.scoring, candidate, smallest, self.features, clock)
+            features = self._features(candidate)
             for head in heads:
                 self._measure_fit(candidate, head, features[0])
-            self._measured_seconds = self.session.clock() - start
+            self._measured_seconds = clock() - start
         except FAILURES as error:
             self.session.watcher.say(f"The largest subnet cannot be used: {Problem.of(error).reason}")
             return
-        self._try(candidate, heads, 0.0, features, keep_seconds=reserve_seconds)
-        self._tell_refused(reserve_seconds, "search and test")
+        keep_seconds = max(others_seconds, self.evaluate_seconds())
+        self._try(candidate, heads, 0.0, features, keep_seconds=keep_seconds)
+        self._tell_refused(keep_seconds, "search and test")
         if limit is not None:
             self._most_seconds = most_for_finalists(
-                limit,
-                spent_seconds=ledger.spent(PHASE),
-                remaining_seconds=ledger.remaining(),
+                limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
                 evaluate_seconds=self.evaluate_seconds(),
-            )
+            )  # fmt: skip
 
-    def evaluate_seconds(self) -> float:
+    def evaluate_seconds(self, tests: Tests | None = None) -> float:
         """What the evaluate phase needs, see `HeadCosts`."""
         ledger = self.session.ledger
         # A run that was stopped before may be stopped in its last phase too, and begin that anew.
         again_seconds = ledger.since_opening("prepare") + self._measured_seconds if ledger.resumed else None
-        return self.costs.evaluate_seconds(self._passed_again, again_seconds)
+        return self.costs.evaluate_seconds(self._passed_again, again_seconds, tests)
+
+    def _tests(self, favourites: Sequence[Trial], baselines: Sequence[Trial]) -> Tests:
+        """What the evaluate phase will do if nothing more is compared, or one of the favourites is and wins."""
+        networks = {trial.candidate: self._relative(trial.candidate) for trial in baselines}
+        others = [trial for trial in favourites if trial.candidate not in networks]
+        winner = max((self._relative(trial.candidate) for trial in others), default=0.0)
+        longest_seconds = max(self.costs.fit_seconds.values(), default=0.0)
+        heads_seconds = [longest_seconds, self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)]
+        heads_seconds += [
+            longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate) for trial in baselines
+        ]
+        return Tests(winner + sum(networks.values()), sum(heads_seconds), bool(others) + len(networks))
+
+    def _relative(self, candidate: Candidate) -> float:
+        """What an image takes in this subnet, in units of the largest."""
+        return self.costs.relative(macs_share(self.scoring, candidate.subnet))
+
+    def _chosen_seconds(self, candidate: Candidate) -> float:
+        """One fit of the head that is best on a candidate so far; where none was compared, it keeps a closed form."""
+        units = {repr(head): self._done.get((candidate, repr(head)), []) for head in self.comparison.heads}
+        best = {head: max(map(merit, unit)) for head, unit in units.items() if unit}
+        return self.costs.fit_seconds.get(max(best, key=best.__getitem__), 0.0) if best else 0.0
 
     @property
     def _passed_again(self) -> int:
@@ -195,15 +218,21 @@ class HeadWork:
         finalists = within[:count]
         order = _distinct([within[0], *baselines, *finalists[1:]])
         for number, trial in enumerate(order):
-            self._try(trial.candidate, self.comparison.heads, number / len(order))
+            self._try_finalist(trial, finalists, baselines, number / len(order))
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
-            if not self._try(trial.candidate, self.comparison.heads, 1.0):
+            if not self._try_finalist(trial, finalists, baselines, 1.0):
                 break
             finalists.append(trial)
-        self._tell_refused(self.evaluate_seconds(), "the test")
+        self._tell_refused(self.evaluate_seconds(self._tests(finalists[:1], baselines)), "the test")
         return finalists
+
+    def _try_finalist(self, trial: Trial, finalists: list[Trial], baselines: list[Trial], done: float) -> bool:
+        """`_try`, with what the test needs kept from it, whether this one or the best so far wins."""
+        best = max(finalists, key=lambda one: merit(self._best(one)))
+        keep_seconds = self.evaluate_seconds(self._tests([best, trial], baselines))
+        return self._try(trial.candidate, self.comparison.heads, done, keep_seconds=keep_seconds)
 
     def _tell_refused(self, kept_seconds: float, kept: str) -> None:
         """Say how many comparisons were not started since it was last said."""
@@ -269,19 +298,21 @@ class HeadWork:
         heads: Sequence[Named],
         done: float,
         features: tuple[Tensor, Tensor | None] | None = None,
-        keep_seconds: float = 0.0,
+        *,
+        keep_seconds: float,
     ) -> bool:
         """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.
 
-        What the evaluate phase needs is kept from it, or `keep_seconds` if that is more.
+        `keep_seconds` are kept from it, for what comes after.
         """
         everything = True
         for head in heads:
             if (candidate, repr(head)) in self._done:
                 continue
             expected = self.costs.compare_seconds(repr(head))
-            expected += self.costs.features_seconds() if features is None else 0.0
-            if expected > self.session.ledger.remaining() - max(keep_seconds, self.evaluate_seconds()):
+            if features is None and (candidate, id(self.scoring.fitted)) not in self._kept:
+                expected += self._relative(candidate) * self.costs.features_seconds()
+            if expected > self.session.ledger.remaining() - keep_seconds:
                 self._refused.append(expected)
                 everything = False
                 continue
@@ -303,30 +334,14 @@ class HeadWork:
         self._done[candidate, head] = choices
         self.costs = self.costs.having_compared(head, choices[0].seconds)
 
-    def _measure_features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
-        """`_features`, timed."""
-        statistics_of(self.scoring, candidate)  # the first call of all is slower than the others will be
-        start = self.session.clock()
-        statistics = statistics_of(self.scoring, candidate)
-        middle = self.session.clock()
-        self.features(candidate, self.scoring.fitted, statistics)
-        end = self.session.clock()
-        image_seconds = (end - middle) / len(self.scoring.fitted)
-        self.costs = replace(self.costs, calibrate_seconds=middle - start, image_seconds=image_seconds)
-        return self._features(candidate)
-
     def _measure_fit(self, candidate: Candidate, head: Named, features_ND: Tensor) -> None:
         """Seconds of one fit, where no comparison tells."""
         unit = self._done.get((candidate, repr(head)))
         if unit is not None:
-            self.costs = self.costs.having_fitted(repr(head), unit[0].seconds / self.costs.walks)
-            return
-        start = self.session.clock()
-        fit_head(
-            head, features_ND, self.scoring.fitted.labels_N.to(self.scoring.device), self.scoring.fitted.num_classes,
-            min(self._penalties), self._penalties,
-        )  # fmt: skip
-        self.costs = self.costs.having_fitted(repr(head), self.session.clock() - start)
+            seconds = unit[0].seconds / self.costs.walks
+        else:
+            seconds = fit_seconds(self.scoring, head, features_ND, self._penalties, self.session.clock)
+        self.costs = self.costs.having_fitted(repr(head), seconds)
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """Of the fitted images, and of the hold-out if there is one."""
@@ -364,20 +379,9 @@ class HeadWork:
                 best[kind] = value, one, metrics
         seconds = self.session.clock() - start
         return [
-            Choice(candidate, one.head, one.setting, value, one.balanced_loss, _shown(metrics), estimator, seconds)
+            Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
-
-
-def _typical_share(scoring: Scoring) -> float:
-    """MACs of an average subnet, in units of the largest."""
-    space, rng = scoring.supernet.space, np.random.default_rng(0)
-    macs = [scoring.cost_of(space.sample(rng))[0] for _ in range(TYPICAL_SUBNETS)]
-    return sum(macs) / len(macs) / scoring.cost_of(space.largest())[0]
-
-
-def _shown(metrics: Metrics) -> dict[str, float | None]:
-    return {name: getattr(metrics, name) for name in SHOWN}
 
 
 def _distinct(values: Iterable[T]) -> list[T]:

@@ -18,6 +18,8 @@ from nasimb.supernet.calibrate import calibrate
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.train import Training
 
+REFUSAL = "the budget must buy"
+"""What a budget too small is refused with."""
 SMALLEST_TRIALS = 1.5
 """In units of the largest: it, the smallest, and one in between."""
 MODELS_TESTED = 3.25
@@ -83,7 +85,7 @@ class Probe:
         """The least that gives a trained super-network, three candidates, and a tested winner with its baselines."""
         tail = MODELS_TESTED * self.test_seconds
         work = SMALLEST_STEPS * self.step_seconds + SMALLEST_TRIALS * self.trial_seconds + tail
-        return 1.5 * work + spent_seconds + 1.0
+        return 1.2 * work + spent_seconds + 1.0
 
 
 def probe(
@@ -122,7 +124,7 @@ def check_affordable(
     smallest = found.smallest_budget_seconds(spent_seconds)
     if limit_seconds is not None and limit_seconds < smallest:
         raise BudgetError(
-            f"the budget must buy {buys}",
+            f"{REFUSAL} {buys}",
             got=f"{budget}, that is {limit_seconds:.0f} s here",
             do=f"Give at least {rounded_up(smallest)} on this machine, or a smaller --space.",
         )

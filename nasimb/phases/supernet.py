@@ -66,9 +66,12 @@ class Frozen:
             )
 
 
-def training_seconds(ledger: Ledger, planned_seconds: float) -> float:
-    """What training may take in all: as planned, unless other phases took more than was meant for them."""
-    return min(planned_seconds, ledger.remaining() + ledger.spent(PHASE))
+def training_seconds(ledger: Ledger, planned_seconds: float, share: float) -> float:
+    """What training may take in all: as planned, or its share of what the phases before it have left, if that is less.
+
+    To start takes as long for a short budget as for a long one, and a run that was stopped started more than once.
+    """
+    return min(planned_seconds, share * (ledger.remaining() + ledger.spent(PHASE)))
 
 
 def train(

@@ -40,6 +40,7 @@ from nasimb.supernet.precision import Precision, faster_precision
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks, micro_batches
 from nasimb.supernet.recipe import Recipe as Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
+from nasimb.supernet.sgd import descend
 
 STATE_FILE = "training.safetensors"
 STEPS_BETWEEN_CHECKS = 50
@@ -85,7 +86,7 @@ class Training:
         if recipe.precision != "auto":
             self.precision = recipe.precision
         self._parameters = dict(supernet.named_parameters())
-        self._optimiser = _sgd(self._parameters, recipe)
+        self._momenta: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] | None = None
         if recipe.ema_decay:
             self._average = {name: tensor.detach().clone() for name, tensor in self._parameters.items()}
@@ -108,8 +109,6 @@ class Training:
         if self.precision is None:
             faster = faster_precision(self.supernet, max(map(len, self._micro_batches)), self.device)
             self.precision = self.ranks.from_first(faster)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(progress)
         images_BCHW, labels_B = self._next_batch()
         loss = self._over_ranks(self._backward(images_BCHW, labels_B))
         if self.steps_done % STEPS_BETWEEN_CHECKS == 0 and not bool(torch.isfinite(loss)):
@@ -120,8 +119,10 @@ class Training:
             )
             raise self.ranks.said_once(failure)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.clip_norm)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        descend(
+            self._parameters, self._momenta, learning_rate=self.recipe.learning_rate_at(progress),
+            momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay,
+        )  # fmt: skip
         self.steps_done += 1
         self._update_average()
         return loss
@@ -168,20 +169,14 @@ class Training:
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What changes from step to step: tensors, and values that JSON can hold."""
         tensors = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
-        for name, parameter in self._parameters.items():
-            if parameter in self._optimiser.state:
-                tensors[f"momentum.{name}"] = self._optimiser.state[parameter]["momentum_buffer"]
-        for name, tensor in (self._average or {}).items():
-            tensors[f"average.{name}"] = tensor
+        tensors |= {f"momentum.{name}": tensor for name, tensor in self._momenta.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in (self._average or {}).items()}
         return tensors, {"steps_done": self.steps_done, "precision": self.precision}
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any], path: Path) -> None:
         """Go on from what `_state` gave; `path` is where it is from."""
         load_weights(self.supernet, _under("supernet.", tensors), path)
-        self._optimiser.state.clear()
-        for name, tensor in _under("momentum.", tensors).items():
-            parameter = self._parameters[name]
-            self._optimiser.state[parameter]["momentum_buffer"] = tensor.to(parameter.device)
+        self._momenta = {name: tensor.to(self.device) for name, tensor in _under("momentum.", tensors).items()}
         if self._average is not None:
             self._average = {name: tensor.to(self.device) for name, tensor in _under("average.", tensors).items()}
         self.steps_done, self.precision, self._batches = state["steps_done"], state["precision"], None
@@ -265,16 +260,6 @@ class Training:
 def _random_norms(subnet: Subnet, space: SearchSpace, rng: np.random.Generator) -> Subnet:
     """The subnet with norms drawn anew: norms have no size, so the sandwich rule must not favour the first listed."""
     return replace(subnet, norms=tuple(stage.norms[rng.integers(len(stage.norms))] for stage in space.stages))
-
-
-def _sgd(parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
-    """Nesterov SGD; vectors and scalars (norm parameters, biases) are not decayed."""
-    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    free = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True
-    )
 
 
 def _micro_batches(recipe: Recipe, ranks: Ranks) -> list[range]:

@@ -15,9 +15,8 @@ from nasimb.errors import WorkError
 from nasimb.heads.head import Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.phases.choice import Choice, merit
-from nasimb.phases.headcosts import MARGIN, MODELS
+from nasimb.phases.headcosts import LARGEST_HEADS, MARGIN
 from nasimb.phases.heads import FILE, PLAIN, HeadWork
-from nasimb.phases.prepare import MODELS_TESTED
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, best_first
@@ -128,7 +127,7 @@ def test_winners_of_before_an_extension_stand_for_election_again(workshop: Works
     ranked = [trial.candidate for trial in best_first(trials)]
     baselines = {trial.candidate for trial in trials if trial.kind in ("smallest", "largest")}
     former = next(candidate for candidate in ranked[1:] if candidate not in baselines)
-    shop.work._try(former, ["gda"], 0.0)
+    shop.work._try(former, ["gda"], 0.0, keep_seconds=0.0)
     better = replace(shop.work._done[former, repr("gda")][0], value=2.0)
     shop.work._done[former, repr("gda")] = [better]
     assert shop.work.choose(trials, Limits())["winner"].candidate == ranked[0]
@@ -172,6 +171,11 @@ def compared(shop: Any, **options: Any) -> HeadWork:
     return work
 
 
+def networks(work: HeadWork) -> float:
+    """Shown the test images, in units of the largest: it, two average ones, and the smallest."""
+    return 1 + 2 * work.costs.relative(work.costs.typical_share) + work.costs.smallest_seconds
+
+
 def test_features_lost_with_a_kill_are_reserved_again(workshop: Workshop) -> None:
     shop = workshop()
     trials = searched(shop, 4)
@@ -179,25 +183,41 @@ def test_features_lost_with_a_kill_are_reserved_again(workshop: Workshop) -> Non
     work.choose(trials, Limits())
     again = compared(shop)
     images = len(shop.ground.task.target)
-    assert again.evaluate_seconds() - work.evaluate_seconds() == pytest.approx(MARGIN * MODELS_TESTED * images * 1e-3)
+    assert again.evaluate_seconds() - work.evaluate_seconds() == pytest.approx(MARGIN * networks(work) * images * 1e-3)
 
 
 def test_features_that_were_not_kept_are_reserved_too(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = workshop()
-    kept = compared(shop).evaluate_seconds()
+    work = compared(shop)
+    kept = work.evaluate_seconds()
     monkeypatch.setattr(heads, "KEPT_MIB", 0)
     images = len(shop.ground.task.target)
-    assert compared(shop).evaluate_seconds() - kept == pytest.approx(MARGIN * MODELS_TESTED * images * 1e-3)
+    assert compared(shop).evaluate_seconds() - kept == pytest.approx(MARGIN * networks(work) * images * 1e-3)
 
 
 def test_crops_are_reserved(workshop: Workshop) -> None:
     shop = workshop()
     images = len(shop.ground.task.target)
-    one, three = (
-        compared(shop, comparison=replace(shop.work.comparison, crops=crops)).evaluate_seconds() for crops in (1, 3)
-    )
-    # Two more passes over the target through each subnet, and each of five fits takes three seconds instead of one.
-    assert three - one == pytest.approx(MARGIN * (MODELS_TESTED * 2 * images * 1e-3 + MODELS * 2 * 1.0))
+    one, three = (compared(shop, comparison=replace(shop.work.comparison, crops=crops)) for crops in (1, 3))
+    more = MARGIN * (networks(one) * 2 * images * 1e-3 + LARGEST_HEADS * 2 * 1.0)
+    # Two more passes over the target through each subnet, and each fit takes three seconds instead of one.
+    assert three.evaluate_seconds() - one.evaluate_seconds() == pytest.approx(more)
+
+
+def test_what_is_compared_leaves_time_to_fit_and_test_what_it_may_choose(workshop: Workshop) -> None:
+    shop = workshop()
+    trials = best_first(searched(shop, 6))
+    work = compared(shop)
+    work.costs = replace(work.costs, calibrate_seconds=0.0)
+    baselines = [next(trial for trial in trials if trial.kind == kind) for kind in ("smallest", "largest")]
+    other = next(trial for trial in trials if trial not in baselines)
+    share = work.costs.relative(other.macs / baselines[1].macs)
+    nothing = work._tests([baselines[1]], baselines)
+    # The winner's head and the plain one; those of baselines that were not compared are closed forms.
+    assert (nothing.subnets, nothing.fit_seconds) == (2, pytest.approx(3 * 1.0))
+    one_more = work._tests([baselines[1], other], baselines)
+    assert (one_more.subnets, one_more.networks) == (3, pytest.approx(nothing.networks + share))
+    assert work.evaluate_seconds(one_more) > work.evaluate_seconds(nothing)
 
 
 def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:
@@ -212,7 +232,9 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     features = with_features - reserved - (work.tail_seconds(10) - work.evaluate_seconds())
     candidates = shop.work.comparison.count + len(heads.BASELINES)
     images = len(shop.scoring.fitted)
-    assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * expected, rel=0.15)
+    assert work.costs.typical_share == pytest.approx(expected, rel=0.15)
+    share = work.costs.relative(work.costs.typical_share)
+    assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * share, rel=0.02)
 
 
 def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> None:

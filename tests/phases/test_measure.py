@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import nasimb.phases.headprobe
 import nasimb.phases.heads
 import nasimb.phases.measure as measure
 from nasimb.nn.moments import Statistics
@@ -54,7 +55,7 @@ def shop(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     taking(measure, "judge", JUDGED)
     taking(measure, "judge_part", JUDGED_PART)
-    taking(nasimb.phases.heads, "fit_head", FIT)
+    taking(nasimb.phases.headprobe, "fit_head", FIT)
     taking(nasimb.phases.heads, "by_folds", 3 * FIT)
     return shop
 
