@@ -16,7 +16,7 @@ from nasimb.budget import Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import Interrupted
 from nasimb.phases.prepare import choose_device
-from nasimb.phases.sharing import name_of_study, name_of_worker
+from nasimb.phases.sharing import check_worker_storage, name_of_study, name_of_worker
 from nasimb.phases.work import Heart, Scorer, work
 from nasimb.progress import Watcher
 from nasimb.rundir import RunDir
@@ -43,11 +43,12 @@ def run_worker(
         alone: whether the process that started this one is gone.
 
     Raises:
-        InputError: the folder is no run, or its data are not those of the run.
+        InputError: the folder is no run, its data are not those of the run, or its processes meet elsewhere.
         Interrupted: `stop` returned a signal. StorageError: the storage was away for too long.
     """
     run, on = RunDir(folder), choose_device(device)
     config = parse(RunConfig, run.config(), what=f"{folder / 'config.yaml'}")
+    check_worker_storage(run, address)
     reaching = Reaching(open_storage(address, folder), address, clock=clock, between=lambda: _obey(stop))
     queue = WorkQueue(reaching, name_of_study(run))
     name = f"{name_of_worker(os.getpid())}{uuid.uuid4().hex[:4]}"
@@ -57,6 +58,9 @@ def run_worker(
     holding = Holding(gpus=int(on.type == "cuda"), threads=torch.get_num_threads())
     heart = Heart(queue, name, holding, f"process {os.getpid()} on {socket.gethostname()}, {on}", clock)
     with heart.beating():
+        if heart.spent:
+            watcher.say("There is nothing to do: the budget is spent.")
+            return 0
         ground = assemble.load_ground(config, on)
         assemble.check_unchanged(run, ground)
         frozen = ground.ready or assemble.load_trained(run, on)

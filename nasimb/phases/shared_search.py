@@ -168,7 +168,7 @@ class SharedSearch:
 
     def _serve(self) -> None:
         keep = self.exchange.keep_seconds = self.keep_seconds(self.study.scored)
-        self._own_work = self.exchange.tend(self.fleet.size)
+        self._own_work = self.exchange.tend(self._left(keep))
         self.fleet.serve(keep)
         self._show()
 

@@ -52,8 +52,12 @@ class LocalWorkers:
         self._run, self._address, self._threads, self._devices, self._say = run, address, threads, devices, say
         self._slots = [_Slot(number) for number in range(count)]
 
-    def tend(self) -> list[int]:
-        """Start whoever is not there, call it often; returns the processes that were found dead."""
+    def tend(self, *, start: bool = True) -> list[int]:
+        """Start whoever is not there, call it often; returns the processes that were found dead.
+
+        Args:
+            start: whether starting anybody is still worth it.
+        """
         dead = []
         for slot in self._slots:
             if slot.process is not None:
@@ -63,11 +67,11 @@ class LocalWorkers:
                 slot.failures += code > 0
                 slot.kills += code < 0
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                again = "it is not started again" if slot.hopeless else "it is started again"
+                again = "it is started again" if start and not slot.hopeless else "it is not started again"
                 self._say(f"Worker {slot.number} died ({how}); {again}. See {self._log(slot)}.")
                 dead.append(slot.process.pid)
                 slot.process = None
-            if not slot.hopeless:
+            if start and not slot.hopeless:
                 self._start(slot)
         return dead
 

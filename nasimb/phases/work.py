@@ -52,7 +52,7 @@ class Heart:
     ) -> None:
         self.name, self.owner = name, Owner()
         self._queue, self._holding, self._place, self._clock, self._rhythm = queue, holding, place, clock, rhythm
-        self._start = self._owner_changed = clock()
+        self._start = self._owner_changed = self._stepped = clock()
         self._count = 0
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -79,6 +79,15 @@ class Heart:
         known = self.name in self.owner.granted_seconds
         return known and not self.granted and self.silence_seconds < 3 * self._rhythm.beat_seconds
 
+    def step(self) -> None:
+        """Whoever works has come to its next step: call it often."""
+        self._stepped = self._clock()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a step takes so long that nothing is to be expected of it, such as a device that hangs."""
+        return self._clock() - self._stepped > self._rhythm.stuck_seconds
+
     def beat(self, *, left: bool = False) -> None:
         """Say that the worker is alive, or has left; and listen."""
         with self._lock:
@@ -92,12 +101,13 @@ class Heart:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Beat until the end, and say goodbye then."""
+        """Beat until the end, and say goodbye then; while a step is stuck, fall silent, so that others take over."""
 
         def keep_beating() -> None:
             while not self._over.wait(self._rhythm.beat_seconds):
                 try:
-                    self.beat()
+                    if not self.stuck:
+                        self.beat()
                 except NasimbError:  # the storage is away; who works meets it and says so
                     continue
 
@@ -136,6 +146,7 @@ def work(
     """
 
     def between() -> None:
+        heart.step()
         signal_number = stop()
         if signal_number:
             raise Leaving("a worker works until it is stopped", got=f"signal {signal_number}", do="Start it again.")
@@ -144,6 +155,7 @@ def work(
 
     answered, poll = 0, POLL_SECONDS
     while True:
+        heart.step()
         reason = _reason_to_leave(heart, stop, alone, patience_seconds)
         if reason is not None:
             say(f"{reason}; {answered} units of work answered.")

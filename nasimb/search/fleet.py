@@ -26,11 +26,13 @@ class Rhythm:
         beat_seconds: between two beats of anybody: what a killed worker's spend may lack.
         grace_seconds: without a beat, after which a worker is lost.
         window_seconds: granted ahead: how long a worker goes on without hearing from the owner.
+        stuck_seconds: in one step of its work, after which a worker says no more that it is alive.
     """
 
     beat_seconds: float = 2.0
     grace_seconds: float = 15.0
     window_seconds: float = 20.0
+    stuck_seconds: float = 900.0
 
 
 RHYTHM = Rhythm()
@@ -88,7 +90,6 @@ class Fleet:
         self.holding = NOTHING
         self._out: dict[int, Mapping[str, Any]] = {}
         self._running: dict[int, float] = {}
-        self._waiting = 0
         self._served_at = self._read_at = float("-inf")
         self._count = queue.owner().count
         self._begun_at = clock()
@@ -106,10 +107,9 @@ class Fleet:
         """Units that have not ended."""
         return len(self._out)
 
-    @property
-    def waiting(self) -> int:
-        """Units out that nobody had claimed when they were last looked at."""
-        return self._waiting
+    def hears(self, prefix: str) -> bool:
+        """Whether a worker whose name begins so is heard."""
+        return any(name.startswith(prefix) for name in self._alive)
 
     def works(self) -> list[Mapping[str, Any]]:
         """Units out, as they were put."""
@@ -189,7 +189,6 @@ class Fleet:
     def put(self, work: Mapping[str, Any]) -> None:
         """Hand a unit out to whoever claims it first."""
         self._out[self.queue.put(work)] = work
-        self._waiting += 1
 
     def adopt(self) -> Iterator[Ended]:
         """After a restart: units that ended before; those that did not are out again."""
@@ -205,17 +204,14 @@ class Fleet:
     def collect(self) -> list[Ended]:
         """What ended since the last call, with what is taken back from the lost."""
         if not self._out:
-            self._waiting = 0
             return []
         found = list(self.queue.found(frozenset(self._out)))
-        waiting = set(self._out) - {unit.key for unit in found}
+        unclaimed = set(self._out) - {unit.key for unit in found}
         ended = [one for unit in found if (one := self._ended(unit)) is not None]
         if not self._alive:
             # Nobody is left to claim them: they go back to the owner.
-            taken_back = [key for key in waiting if self.queue.take_back(key)]
+            taken_back = [key for key in unclaimed if self.queue.take_back(key)]
             ended += [Ended(self._out.pop(key), None, None) for key in taken_back]
-            waiting -= set(taken_back)
-        self._waiting = len(waiting)
         return ended
 
     def _ended(self, unit: Unit) -> Ended | None:

@@ -165,7 +165,6 @@ class Reaching:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self.storage, self.patience_seconds, self.between = storage, patience_seconds, between
-        self.away_since: float | None = None
         self._address = address
         self._clock = clock
 
@@ -182,14 +181,12 @@ class Reaching:
             except Exception as error:
                 if not is_unreachable(error):
                     raise
-                self.away_since = start if self.away_since is None else self.away_since
                 if self._clock() - start > self.patience_seconds:
                     raise _unreachable(self._address, error) from None
                 self.between()
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             else:
-                self.away_since = None
                 return found
 
 

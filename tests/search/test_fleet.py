@@ -243,8 +243,9 @@ class Day:
                 self.fleet.put(ended.work)
             else:
                 self.done[ended.work["number"]] += 1
+        ahead = 64 + self.fleet.size
         while (
-            self.next_number < self.trials and self.fleet.waiting < 64 and self.ledger.remaining(self.fleet.holding) > 0
+            self.next_number < self.trials and self.fleet.out < ahead and self.ledger.remaining(self.fleet.holding) > 0
         ):
             self.fleet.put({"number": self.next_number})
             self.next_number += 1
