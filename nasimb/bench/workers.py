@@ -108,7 +108,7 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
     session = Session(run, Ledger(None, clock), clock, conditions.watcher, conditions.stop)
     queue = WorkQueue(Reaching(open_storage(address, folder), address), study_name)
     fleet, exchange = Fleet(queue, session.ledger, clock), Exchange(session, ALONE, threads=1, devices=())
-    exchange.tend = lambda left_seconds: False  # type: ignore[method-assign]
+    exchange.tend = _nobody  # type: ignore[method-assign]
     study = Study(question, testbed.scoring.cost_of, journal=run.journal)
     command = [sys.executable, "-m", "nasimb.bench.simulated", str(folder), study_name, str(TRIAL_SECONDS)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(workers)]
@@ -138,6 +138,11 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
         for process in processes:
             process.kill()
     return study.scored / seconds
+
+
+def _nobody(left_seconds: float, *, busy: bool = False) -> bool:
+    """The owner starts nobody, and scores nothing."""
+    return False
 
 
 def _check_alive(processes: Sequence[subprocess.Popen[bytes]]) -> None:

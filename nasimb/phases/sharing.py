@@ -18,7 +18,7 @@ from nasimb.rundir import RunDir
 from nasimb.search.fleet import RHYTHM, Fleet
 from nasimb.search.queue import PREPARING, WorkQueue
 from nasimb.search.storage import JOURNAL, PATIENCE_SECONDS, Reaching, StorageError, open_storage, short_patience
-from nasimb.secrets import without_passwords
+from nasimb.secrets import address_without_password
 from nasimb.session import Session
 
 FILE = "exchange.json"
@@ -92,7 +92,7 @@ class Exchange:
             )  # fmt: skip
         return self._fleet
 
-    def tend(self, left_seconds: float) -> bool:
+    def tend(self, left_seconds: float, *, busy: bool = False) -> bool:
         """Start local workers that are not there; call it often.
 
         While local workers have the owner's devices, it holds none, and scores nothing itself; before the first is
@@ -100,6 +100,7 @@ class Exchange:
 
         Args:
             left_seconds: of the search; where they are hardly more than a worker needs to start, none is started.
+            busy: whether the owner has a unit under way, for which it holds its devices to the end.
 
         Returns:
             Whether the owner is to score candidates itself.
@@ -114,7 +115,8 @@ class Exchange:
                 self._session.watcher.say(f"No worker is started: {left}, and to start takes as long.")
             for process in self._workers.tend(start=start):
                 self._fleet.bury(name_of_worker(process))
-            own_work = not any(self._fleet.hears(name_of_worker(process)) for process in self._workers.processes())
+            heard = any(self._fleet.hears(name_of_worker(process)) for process in self._workers.processes())
+            own_work = busy or not heard
             if own_work != self._own_work:
                 ledger = self._session.ledger
                 ledger.hold(ledger.own if own_work else NOTHING)
@@ -150,11 +152,11 @@ class Exchange:
     def _waiting(self) -> None:
         """While the storage is away: time goes on, signals are obeyed, and the budget is kept."""
         self._session.tick("search", 0.0, "the storage is away; trying again")
-        if self._session.ledger.remaining() <= self.keep_seconds:
+        holding = NOTHING if self._fleet is None else self._fleet.holding
+        if self._session.ledger.remaining(holding, keep_seconds=self.keep_seconds) <= 0:
             raise StorageError(
-                "the storage must be back before the budget ends", got="no answer",
-                do="The run goes on with what it has.",
-            )  # fmt: skip
+                "the storage must be back before the search's time ends", got="no answer", do="Look after it."
+            )
 
 
 def name_of_worker(process: int) -> str:
@@ -226,7 +228,7 @@ def forget_storage(run: RunDir) -> None:
 
 
 def _shown(address: str | None) -> str | None:
-    return None if address is None else without_passwords(address)
+    return None if address is None else address_without_password(address)
 
 
 def read_answers(folder: Path, queue: WorkQueue) -> None:
@@ -237,8 +239,10 @@ def read_answers(folder: Path, queue: WorkQueue) -> None:
             if not seal.is_whole(kept):
                 raise ValueError
             unit = next((unit for unit in queue.units() if unit.key == kept["key"] and unit.work == kept["work"]), None)
+        except FileNotFoundError:
+            continue  # somebody else has just handed it in
         except (ValueError, KeyError, TypeError):
             raise ResumeError(f"{file} must be an answer", got="something else", do="Delete it.") from None
         if unit is not None:
             queue.answer(unit, kept["answer"])
-        file.unlink()
+        file.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 MOST_FAILURES, MOST_KILLS = 3, 20
 """After so many ends by an error of its own, or by a signal, a worker is not started again."""
 LEAVE_SECONDS = 1.5
-"""For the units that workers are at; then they are told to give them back."""
+"""For the units that workers are at; then so long again to give them back, and then they are killed."""
 
 
 @dataclass(slots=True)
@@ -91,6 +91,14 @@ class LocalWorkers:
                     slot.process.wait(max(deadline - time.monotonic(), 0.0))
                 except subprocess.TimeoutExpired:
                     slot.process.terminate()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        for slot in self._slots:
+            if slot.process is not None:
+                try:
+                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
+                except subprocess.TimeoutExpired:
+                    slot.process.kill()
+                    slot.process.wait()
         self._slots = []
 
     def _log(self, slot: _Slot) -> Path:

@@ -92,7 +92,6 @@ class Fleet:
         self._running: dict[int, float] = {}
         self._served_at = self._read_at = float("-inf")
         self._count = queue.owner().count
-        self._begun_at = clock()
         self._dead: set[str] = set()
         # Whoever beat for an earlier owner is there once it beats again, and not before.
         self._earlier = {name: beat.count for name, beat in queue.beats().items()}
@@ -190,16 +189,21 @@ class Fleet:
         """Hand a unit out to whoever claims it first."""
         self._out[self.queue.put(work)] = work
 
-    def adopt(self) -> Iterator[Ended]:
-        """After a restart: units that ended before; those that did not are out again."""
+    def adopt(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda work: True) -> Iterator[Ended]:
+        """After a restart: units that ended before; those that did not are out again.
+
+        Args:
+            wanted: whether the work of a unit is still asked for.
+        """
         for unit in self.queue.units():
             if unit.state.is_finished():
-                if unit.answer is not None and RETURNED not in unit.answer:
+                answered = unit.state == TrialState.COMPLETE and unit.answer is not None
+                if answered and RETURNED not in (unit.answer or {}) and wanted(unit.work):
                     yield Ended(unit.work, unit.answer, unit.worker)
-            elif unit.state == TrialState.RUNNING:
+            elif unit.state == TrialState.RUNNING and wanted(unit.work):
                 self._out[unit.key] = unit.work
             else:
-                self.queue.take_back(unit.key)  # nobody has it, and it may be put once more
+                self.queue.take_back(unit.key)  # nobody has it, and it may be put once more; or it is not asked for
 
     def collect(self) -> list[Ended]:
         """What ended since the last call, with what is taken back from the lost."""
@@ -228,7 +232,8 @@ class Fleet:
         if answer is not None and RETURNED in answer:
             self._say(f"{unit.worker} gave work back: {answer[RETURNED]}.")
             return Ended(work, None, unit.worker)
-        return Ended(work, answer, unit.worker, lost=answer is None)
+        # A claim without a name may be one whose reply was lost: nobody has begun.
+        return Ended(work, answer, unit.worker, lost=answer is None and unit.worker is not None)
 
     def _is_lost(self, unit: Unit) -> bool:
         """Whether nobody is at a claimed unit: its worker is gone, or died before it could say its name."""
