@@ -6,6 +6,7 @@ Every line and the mark carry a CRC-32 of what they say. What damage can be told
 |---|---|
 | a last line without its end, all that the mark counts is there | the line, which a kill tore, is dropped |
 | fewer lines than the mark counts, or a line with a wrong checksum | the mark and later lines count |
+| no file, and a good mark | the mark counts |
 | no mark, or one with a wrong checksum, and only good lines | the lines count |
 | a wrong line and no good mark | refused |
 """
@@ -72,13 +73,18 @@ def mark_of(account: Account, lines: int) -> str:
     return _checked({"lines": lines, "account": rows}) + "\n"
 
 
+def was_kept(path: Path) -> bool:
+    """Whether there is a ledger: its file, or the mark of one that was lost."""
+    return path.exists() or path.with_suffix(".mark").exists()
+
+
 def examine(path: Path) -> Examined:
-    """Read a ledger's file and its mark.
+    """Read a ledger's file and its mark, of which one may be missing.
 
     Raises:
         ResumeError: a line is wrong and the mark cannot make up for it.
     """
-    data = path.read_bytes()
+    data = path.read_bytes() if path.exists() else b""
     complete, _, torn = data.rpartition(b"\n")
     rows = [_charge(_unchecked(line)) for line in complete.split(b"\n")] if complete else []
     mark_file = path.with_suffix(".mark")

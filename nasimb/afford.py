@@ -34,9 +34,10 @@ def check_training_budget(session: Session, config: RunConfig, ground: Ground, r
     step_seconds = measure_step(training, session.clock, ground.device)
     with ranks.alike():
         if ranks.first:
-            session.run.write_json(PROBE_FILE, {"precision": training.precision, "step_seconds": step_seconds})
+            probed = {"precision": training.precision, "step_seconds": step_seconds, "planned_seconds": limit}
+            session.run.write_json(PROBE_FILE, probed)
             found = Probe(step_seconds, 0.0, 0.0)
-            check_affordable(found, limit, session.ledger.spent(), config.budget, buys="a trained super-network")
+            check_affordable(found, limit, session.ledger.spent(), config.budget, 0.0, buys="a trained super-network")
 
 
 def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
@@ -57,7 +58,7 @@ def check_budget(session: Session, config: RunConfig, ground: Ground) -> None:
         return
     found = _probed(session, config, ground, training, scoring)
     inference = _inference_precision(config, scoring)
-    check_affordable(found, limit, session.ledger.spent(), config.budget)
+    check_affordable(found, limit, session.ledger.spent(), config.budget, config.supernet_share)
     precision = None if training is None else training.precision
     session.run.write_json(PROBE_FILE, {"precision": precision, "inference_precision": inference, **asdict(found)})
 

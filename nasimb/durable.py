@@ -33,6 +33,8 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
             if flush:
                 _flush(part)
             part.replace(path)
+            if flush:
+                _flush(path.parent)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -61,6 +63,8 @@ def append_whole(path: Path, data: bytes) -> None:
         try:
             _write(file.fileno(), data)
             os.fsync(file.fileno())
+            if end == 0:
+                _flush(path.parent)
         except OSError:
             os.truncate(path, end)
             raise

@@ -66,7 +66,7 @@ def extend_run(
                 raise _nothing_asked(folder, config.budget, made, finished)
             device = choose_device(config.device)
             budget = Budget.parse(config.budget).plus(added)
-            spent_seconds = Ledger(run.ledger, clock, budget, held_by(device)).spent()
+            spent_seconds = Ledger(run.ledger, clock, budget, held_by(device), warn=watcher.say).spent()
             extension = Extension(
                 added, config.budget, budget.text, environment(str(device), sys.argv), spent_seconds
             )  # fmt: skip

@@ -1,7 +1,8 @@
 """The ledger: what a run has spent, by phase, worker and kind of device, and what it may still hand out.
 
 It adds up accumulated seconds on an injected clock, so that eight GPU-hours are tested in microseconds, and never
-stores a start time: pauses and downtime are shown, not charged, and a kill loses one beat.
+stores a start time: pauses and downtime are shown, not charged. A kill loses one beat, and before the first beat of a
+process what that took to start.
 
 ```
 RUN/ledger.jsonl  one line a beat: {"phase": "search", "worker": "main", "gpus": 0, "threads": 2, "seconds": 1.003,
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nasimb.accounts import Account, Charge, examine, line_of, mark_of
+from nasimb.accounts import Account, Charge, examine, line_of, mark_of, was_kept
 from nasimb.budget import NOTHING, ONE_THREAD, Budget, Clock, Holding
 from nasimb.durable import append_whole, replace_whole, replacing
 
@@ -67,7 +68,7 @@ class Ledger:
         self.own = self._holding = holding
         self._account: Account = {}
         self._lines = 0
-        if path is not None and path.exists():
+        if path is not None and was_kept(path):
             found = examine(path)
             self._account, self._lines = found.account, found.lines
             if found.repaired is not None:
@@ -313,7 +314,7 @@ def read_account(path: Path) -> Account:
     Raises:
         ResumeError: it is damaged beyond repair.
     """
-    return examine(path).account if path.exists() else {}
+    return examine(path).account if was_kept(path) else {}
 
 
 def _rate(holding: Holding, kind: str) -> int:

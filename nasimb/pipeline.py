@@ -123,8 +123,8 @@ def _find(
 @contextmanager
 def _sharing(session: Session, sharing: Sharing, device: torch.device) -> Iterator[Exchange]:
     """Whoever joins the run; local workers are gone when it ends, however it ends."""
-    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    devices = cuda if device.type == "cuda" else [str(device)]
+    every = device.type == "cuda" and device.index is None  # "cuda:1" is that one alone
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if every else [str(device)]
     exchange = Exchange(session, sharing, threads=torch.get_num_threads(), devices=devices)
     try:
         yield exchange
@@ -171,10 +171,13 @@ def _splits(ground: assemble.Ground) -> dict[str, Any]:
 
 @contextmanager
 def _refusing(session: Session, *, checked: bool) -> Iterator[None]:
-    """What is refused before anything was checked leaves no folder; what was computed before stays."""
+    """What is refused before anything was checked leaves no folder; what was computed before stays.
+
+    A signal, a full disk and the like refuse nothing: the same command goes on, and what was spent is spent.
+    """
     try:
         yield
-    except Exception:
+    except InputError:
         if not checked:
             session.run.discard()
         raise
@@ -275,6 +278,8 @@ def train_supernet(
             path = run.ledger if ranks.first else None
             ledger = Ledger(path, clock, budget, holding, warn=watcher.say, begun=begun)
         session = Session(run, ledger, clock, watcher, stop)
+        if ranks.from_first(ranks.first and is_finished(folder)):
+            return ranks.from_first(load(folder, device).info if ranks.first else {})
         checked = ranks.from_first(ranks.first and run.read_json("splits.json") is not None)
         held.enter_context(ledger.beating())
         with _refusing(session, checked=checked or not ranks.first), ledger.phase("prepare"):
@@ -288,11 +293,11 @@ def train_supernet(
                 if ranks.first and not checked:
                     run.write_json("splits.json", {"source_classes": list(ground.task.source.classes)})
         with ledger.phase("supernet"):
-            if ranks.from_first(ranks.first and is_finished(folder)):
-                return ranks.from_first(load(folder, device).info if ranks.first else {})
             # By what is left, which counts devices: a restart may bring more or fewer of them.
             seconds = ledger.remaining() + ledger.spent("supernet")
-            planned = ledger.limit_seconds
+            # The recipe follows from what was planned at first: more or fewer devices must not change it.
+            probed = (run.read_json(assemble.PROBE_FILE) or {}) if ranks.first else {}
+            planned = ranks.from_first(probed.get("planned_seconds"))
             return assemble.trained_supernet(session, config, ground, folder, planned, seconds, ranks).info
 
 

@@ -70,7 +70,7 @@ def plan_run(
         ledger = Ledger(None, clock, budget, holding, begun=begun)
         session = Session(RunDir(Path(folder)), ledger, clock, watcher, lambda: 0)
         costs, probe = _measured(session, config, device, _showing(watcher, clock, stop))
-        smallest = rounded_up(probe.smallest_budget_seconds(costs.prepare_seconds))
+        smallest = rounded_up(probe.smallest_budget_seconds(costs.prepare_seconds, config.supernet_share))
     found = [forecast(costs, budget, holding, number) for number in devices]
     return {
         "budget": budget.text,
@@ -158,7 +158,7 @@ def _units(costs: Costs) -> dict[str, Any]:
         "candidate_in_a_batch": together,
         "candidate_screened": screened if images.part else None,
         "head_comparison": {head: costs.heads.compare_seconds(head) for head in costs.heads.heads},
-        "test": costs.heads.evaluate_seconds(costs.passed_again),
+        "test": costs.heads.evaluate_seconds(costs.heads.expected(passed_again=costs.passed_again)),
     }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from urllib.parse import unquote
 
+STORAGE_OPTION = "--storage"
 _IN_ADDRESS = re.compile(r"(://[^:/@\s]*):([^\s]*)@")
 _IN_WORD = re.compile(r"(://[^:/@\s]*):(.*)@", re.DOTALL)
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)([^&\s]+)", re.IGNORECASE)
@@ -33,6 +35,31 @@ def without_password_of(address: str, text: str) -> str:
     return text
 
 
+def address_without_password(address: str) -> str:
+    """One address, taken whole: a password may have spaces, and one that is no address may be all password.
+
+    >>> address_without_password("postgresql://me:two words@db/runs")
+    'postgresql://me:***@db/runs'
+    >>> address_without_password("me:secret@db/runs")
+    '***'
+    """
+    return without_passwords(_IN_WORD.sub(r"\1:***@", address)) if "://" in address else "***"
+
+
 def command_without_passwords(words: Sequence[str]) -> list[str]:
-    """`without_passwords` of every word, each taken whole: a password may have spaces."""
-    return [without_passwords(_IN_WORD.sub(r"\1:***@", word)) for word in words]
+    """Every word without its password; what --storage names is an address.
+
+    >>> command_without_passwords(["search", "--storage", "me:secret@db/runs", "--run", "a b"])
+    ['search', '--storage', '***', '--run', 'a b']
+    """
+    found = []
+    for before, word in pairwise(["", *words]):
+        option, equals, value = word.partition("=")
+        if before == STORAGE_OPTION:
+            word = address_without_password(word) if word != "-" else word
+        elif option == STORAGE_OPTION and equals:
+            word = f"{option}={address_without_password(value)}"
+        elif "://" in word:
+            word = address_without_password(word)
+        found.append(word)
+    return found

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 
 from nasimb.errors import InputError, WorkError
 from nasimb.search.storage import FlockedJournal, open_storage
-from nasimb.secrets import without_passwords
+from nasimb.secrets import address_without_password
 from nasimb.session import Stop
 
 
@@ -52,7 +52,7 @@ def serve_storage(
     if failures:
         reason = " ".join(str(failures[0]).split())
         raise InputError("the port must be free", got=f"{host}:{port}: {reason}", do="Choose another with --port.")
-    behind = file if address is None else without_passwords(address)
+    behind = file if address is None else address_without_password(address)
     say(f"Serving {behind} at grpc://{host}:{port}; Ctrl-C ends it, nothing is lost.")
     if is_loopback(host):
         say("Only processes on this machine can reach it; from another host, come through an SSH tunnel.")

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from nasimb.budget import Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import Interrupted
 from nasimb.phases.prepare import choose_device
-from nasimb.phases.sharing import name_of_study, name_of_worker
-from nasimb.phases.work import Heart, Scorer, work
+from nasimb.phases.sharing import check_worker_storage, name_of_study, name_of_worker, read_answers
+from nasimb.phases.work import Heart, Scorer, reason_to_leave, work
 from nasimb.progress import Watcher
 from nasimb.rundir import RunDir
+from nasimb.search.candidate import Scoring
 from nasimb.search.queue import OPEN, OVER, WorkQueue
 from nasimb.search.storage import Reaching, open_storage
 from nasimb.session import Stop
@@ -43,13 +44,15 @@ def run_worker(
         alone: whether the process that started this one is gone.
 
     Raises:
-        InputError: the folder is no run, or its data are not those of the run.
+        InputError: the folder is no run, its data are not those of the run, or its processes meet elsewhere.
         Interrupted: `stop` returned a signal. StorageError: the storage was away for too long.
     """
     run, on = RunDir(folder), choose_device(device)
     config = parse(RunConfig, run.config(), what=f"{folder / 'config.yaml'}")
+    check_worker_storage(run, address)
     reaching = Reaching(open_storage(address, folder), address, clock=clock, between=lambda: _obey(stop))
     queue = WorkQueue(reaching, name_of_study(run))
+    read_answers(folder, queue)  # a copy of the run folder has none but this worker's own
     name = f"{name_of_worker(os.getpid())}{uuid.uuid4().hex[:4]}"
     if not _wait(queue, watcher, stop, alone, clock, patience_seconds):
         watcher.say("There is nothing to do: the search is over, or nobody leads it.")
@@ -57,16 +60,30 @@ def run_worker(
     holding = Holding(gpus=int(on.type == "cuda"), threads=torch.get_num_threads())
     heart = Heart(queue, name, holding, f"process {os.getpid()} on {socket.gethostname()}, {on}", clock)
     with heart.beating():
-        ground = assemble.load_ground(config, on)
-        assemble.check_unchanged(run, ground)
-        frozen = ground.ready or assemble.load_trained(run, on)
-        precision = assemble.inference_precision(run, config)
-        scoring = assemble.make_scoring(config, ground, frozen, precision)
+        scoring: Scoring | None = None
+        for loaded in _loading(run, config, on):
+            heart.step()
+            reason = reason_to_leave(heart, stop, alone, patience_seconds)
+            if reason is not None:
+                watcher.say(f"{reason}; nothing was begun.")
+                return 0
+            scoring = loaded
+        assert scoring is not None
         watcher.say(f"{name} has loaded the super-network and works for {folder}.")
         return work(
             queue, heart, Scorer(scoring, seed=config.seed, clock=clock), folder, stop=stop, say=watcher.say,
             patience_seconds=patience_seconds, alone=alone,
         )  # fmt: skip
+
+
+def _loading(run: RunDir, config: RunConfig, device: torch.device) -> Iterator[Scoring | None]:
+    """Loads images and super-network: None between two steps, and at last how to score."""
+    yield None
+    ground = assemble.load_ground(config, device)
+    assemble.check_unchanged(run, ground)
+    yield None
+    frozen = ground.ready or assemble.load_trained(run, device)
+    yield assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
 
 
 def _wait(

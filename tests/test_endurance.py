@@ -1,7 +1,7 @@
 """The digits run, stopped at random moments of every phase, again and again: it ends, within its budget, whole.
 
 Processes are real and so are the signals. They are forked from one that has imported torch already, or most of the
-test would be imports. `NASIMB_STOPS=40` stops as often as the promise was measured with; the default is less.
+test would be imports. `NASIMB_STOPS=8` stops less often, for a quick look.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from typing import NamedTuple
 import pytest
 
 import nasimb
+from nasimb.display import LABELS
 from nasimb.errors import ResumeError
 from nasimb.ledger import clock_seconds, read_account
 
 pytestmark = pytest.mark.slow
 
-STOPS = int(os.environ.get("NASIMB_STOPS", "16"))
-STOPS_A_RUN, BUDGET_SECONDS = 8, 40
+STOPS = int(os.environ.get("NASIMB_STOPS", "40"))
+STOPS_A_RUN, BUDGET_SECONDS = 8, 45
+PHASES = {"prepare": 0.05, "supernet": 5.0, "head": 1.0, "search": 3.0, "head again": 2.0, "evaluate": 1.0}
+"""In the order of a run, each with the seconds in it within which it is stopped; heads are fitted twice."""
+ALWAYS = ("prepare", "supernet", "search", "head again", "evaluate")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["nasimb.pipeline", "nasimb.report.show", "nasimb.cli.main", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["nasimb.pipeline", "nasimb.report.show"])
 
 
 def command(words: Sequence[str], errors: Path) -> None:
@@ -64,33 +68,53 @@ class Stopped(NamedTuple):
     code: int | None
 
 
+class Said:
+    """What the processes of a run say of their phase, each line as it comes."""
+
+    def __init__(self, errors: Path) -> None:
+        self._errors, self._searched = errors, False
+
+    def phase(self, since: int) -> str | None:
+        """The phase that was named last after so many bytes."""
+        if not self._errors.exists():
+            return None
+        found = None
+        for line in self._errors.read_bytes()[since:].decode(errors="replace").splitlines():
+            found = next((phase for phase, label in LABELS.items() if line.startswith(label)), found)
+            self._searched |= found == "search"
+        return "head again" if found == "head" and self._searched else found
+
+
 def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[Stopped]:
-    """One run, stopped at random points of its budget; asserts what must hold after each and in the end."""
+    """One run, stopped in phase after phase; asserts what must hold after each stop and in the end."""
     draw, run, errors = random.Random(seed), folder / "run", folder / "errors"
     folder.mkdir()
-    moments = sorted(draw.uniform(0.2, BUDGET_SECONDS - 1) for _ in range(stops))
+    said, order = Said(errors), list(PHASES)
+    asked = sorted([*ALWAYS, *draw.choices(order, k=stops)][:stops], key=order.index)
     words = ["search", "--budget", f"{BUDGET_SECONDS}s", "--seed", str(seed), "--run", str(run), "--device", "cpu"]
     seen: list[Stopped] = []
     while not (run / "result.json").exists():
         before, rows_before = spent(run), rows_of(run)
+        since = errors.stat().st_size if errors.exists() else 0
+        start = time.monotonic()
         process = CONTEXT.Process(target=command, args=(words, errors))
         process.start()
-        started = None
-        # One that the last stop overran comes at once, a moment into whatever is under way.
-        while process.exitcode is None and moments and spent(run) < max(moments[0], before + draw.uniform(0.1, 0.6)):
-            if started is None and spent(run) > before:
-                started = time.monotonic() - (spent(run) - before)
-            process.join(0.02)
-        if process.exitcode is None and moments:
-            moments.pop(0)
-            asked = time.monotonic()
+        phase = None
+        while asked and process.exitcode is None:
+            phase = said.phase(since)
+            if phase is not None and order.index(phase) >= order.index(asked[0]):
+                process.join(draw.uniform(0.0, PHASES[asked[0]]))
+                break
+            process.join(0.01)
+        if process.exitcode is None and asked:
+            asked.pop(0)
+            phase = said.phase(since)
+            at = time.monotonic()
             assert process.pid is not None
             os.kill(process.pid, number)
             process.join(30)
-            ran = asked - (started or asked)
-            phase = list(read_account(run / "ledger.jsonl"))[-1].phase
-            unaccounted = ran - (spent(run) - before)
-            seen.append(Stopped(phase, unaccounted, time.monotonic() - asked, process.exitcode))
+            unaccounted = at - start - (spent(run) - before)
+            seen.append(Stopped(str(phase), unaccounted, time.monotonic() - at, process.exitcode))
         else:
             process.join(120)
             assert process.exitcode == 0, errors.read_text()[-2000:]
@@ -102,6 +126,7 @@ def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[
         ]
         if (run / "best" / "model.json").exists():
             nasimb.load(run / "best")
+    assert (run / "best" / "model.json").exists()
     scored = [row for row in rows_of(run) if row["state"] in ("finished", "screened")]
     names = ("resolution", "depths", "widths", "kernel_sizes", "norms", "taps")
     assert max(Counter(tuple(row[name] for name in names) for row in scored).values()) == 1
@@ -120,7 +145,6 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 @pytest.mark.timeout(1200)
 def test_a_run_stopped_again_and_again_ends_within_its_budget(tmp_path: Path, number: signal.Signals) -> None:
-    waiting = os.getloadavg()[0]
     runs = -(-STOPS // STOPS_A_RUN)
     with ThreadPoolExecutor(2) as pool:
         futures = [
@@ -131,17 +155,17 @@ def test_a_run_stopped_again_and_again_ends_within_its_budget(tmp_path: Path, nu
     for seed in range(runs):
         result = json.loads((tmp_path / str(seed) / "run" / "result.json").read_text())
         figures.append(result["spend"]["spent_seconds"])
-    text = (
+    print(
         f"{number.name}: {len(seen)} stops over {dict(Counter(stop.phase for stop in seen))}; spent {figures} of "
-        f"{BUDGET_SECONDS} s; unaccounted at most {max(stop.unaccounted for stop in seen):.2f} s; load {waiting:.1f}"
+        f"{BUDGET_SECONDS} s; unaccounted at most {max(stop.unaccounted for stop in seen):.2f} s; ended within "
+        f"{max(stop.seconds for stop in seen):.2f} s"
     )
-    print(text)
-    if waiting > 1.5 * (os.cpu_count() or 1):
-        pytest.skip(f"the machine is too busy to measure on. {text}")
-    assert len(seen) >= 0.5 * STOPS, text  # a run that was stopped keeps time, and may end before its last moments come
-    assert all(figure <= 1.01 * BUDGET_SECONDS for figure in figures), text
-    assert all(stop.unaccounted <= 5 for stop in seen), text
-    if number == signal.SIGTERM:
-        assert all(stop.code == 143 for stop in seen)
-        assert all(stop.seconds <= 5 for stop in seen)
-        assert all(stop.unaccounted <= 0.5 for stop in seen), text
+    assert len(seen) == runs * min(STOPS_A_RUN, STOPS)
+    assert len({stop.phase for stop in seen}) >= len(ALWAYS) - 1  # some moments of a phase lie beyond its end
+    assert max(figures) <= 1.01 * BUDGET_SECONDS
+    if number == signal.SIGKILL:
+        assert max(stop.unaccounted for stop in seen) <= 5
+    else:
+        assert max(stop.seconds for stop in seen) <= 5
+        assert max(stop.unaccounted for stop in seen) <= 1  # until the command is parsed, and after the last line
+        assert {stop.code for stop in seen} == {143}

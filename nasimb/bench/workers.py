@@ -16,6 +16,7 @@ from nasimb.bench.base import Conditions, Figure, Skipped, made_with, spread
 from nasimb.bench.provenance import MADE, on_processor
 from nasimb.bench.simulated import made_trial
 from nasimb.bench.testbed import Testbed, load_testbed
+from nasimb.errors import WorkError
 from nasimb.ledger import Ledger
 from nasimb.phases.shared_search import SharedSearch
 from nasimb.phases.sharing import ALONE, Exchange
@@ -107,7 +108,7 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
     session = Session(run, Ledger(None, clock), clock, conditions.watcher, conditions.stop)
     queue = WorkQueue(Reaching(open_storage(address, folder), address), study_name)
     fleet, exchange = Fleet(queue, session.ledger, clock), Exchange(session, ALONE, threads=1, devices=())
-    exchange.tend = lambda heard: False  # type: ignore[method-assign]
+    exchange.tend = _nobody  # type: ignore[method-assign]
     study = Study(question, testbed.scoring.cost_of, journal=run.journal)
     command = [sys.executable, "-m", "nasimb.bench.simulated", str(folder), study_name, str(TRIAL_SECONDS)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(workers)]
@@ -117,6 +118,7 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
             process.stdin.write(f"{address or ''}\n".encode())
             process.stdin.flush()
         while fleet.size < workers:
+            _check_alive(processes)
             fleet.serve()
             time.sleep(0.1)
         shared = SharedSearch(
@@ -126,6 +128,7 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
         start = clock()
         with session.ledger.phase("search"):
             for rows in shared.rows():
+                _check_alive(processes)
                 run.append_trials([trial.to_row() for trial in rows])
         seconds = clock() - start
         shared.close()
@@ -135,6 +138,18 @@ def _rate(conditions: Conditions, address: str | None, folder: Path, workers: in
         for process in processes:
             process.kill()
     return study.scored / seconds
+
+
+def _nobody(left_seconds: float, *, busy: bool = False) -> bool:
+    """The owner starts nobody, and scores nothing."""
+    return False
+
+
+def _check_alive(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Raises WorkError where one has ended, for which everybody would wait."""
+    codes = [code for process in processes if (code := process.poll()) is not None]
+    if codes:
+        raise WorkError("simulated workers must live to the end", got=f"exit code {codes[0]}", do="Start it again.")
 
 
 @contextmanager

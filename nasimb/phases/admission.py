@@ -36,6 +36,22 @@ def candidates_not_started(
     )  # fmt: skip
 
 
+def comparisons_not_started(
+    expected_seconds: Sequence[float], left_seconds: float, keep_seconds: float, kept: str
+) -> str:  # fmt: skip
+    """The line where comparisons of heads, expected to take so long each, do not fit.
+
+    Args:
+        left_seconds, keep_seconds: of the budget, and of that for what comes after (`kept`).
+    """
+    what = "comparison of a head" if len(expected_seconds) == 1 else "comparisons of heads"
+    mean_seconds = sum(expected_seconds) / len(expected_seconds)
+    return not_started(
+        what, len(expected_seconds), mean_seconds, left_seconds - keep_seconds, purpose="heads",
+        kept_seconds=keep_seconds, kept=kept,
+    )  # fmt: skip
+
+
 def _seconds(seconds: float) -> str:
     """Two digits of a short time, whole seconds of a long one."""
     return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}" if seconds >= 0.095 else f"{seconds:.2g}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from nasimb.heads.compare import Named
+
+T = TypeVar("T")
 
 PLAIN = "cross_entropy"
 """The head that does nothing against the imbalance: every comparison has it for a baseline."""
@@ -39,3 +43,12 @@ class Comparison:
         large = numbers > LARGE_PROBLEM
         folds, penalties = (LARGE_FOLDS, LARGE_PENALTIES) if large else (FOLDS, PENALTIES)
         return replace(self, folds=self.folds or folds, penalties=self.penalties or penalties)
+
+
+def distinct(values: Iterable[T]) -> list[T]:
+    """In order of first occurrence; equal is enough, since heads with options cannot be hashed."""
+    found: list[T] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found

@@ -15,11 +15,13 @@ from nasimb.data.task import Task
 from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
 from nasimb.heads.compare import label
+from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import Choice
 from nasimb.phases.comparison import LARGE_PROBLEM
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.refit import Refits
 from nasimb.search.candidate import Scoring, statistics_of
+from nasimb.search.trial import Candidate
 from nasimb.session import Session
 from nasimb.space import Subnet
 
@@ -43,16 +45,18 @@ class Finalist:
 
 def build(
     scoring: Scoring, refits: Refits, choice: Choice, target: ImageSet, provenance: Mapping[str, Any],
-    *, latency_seconds: float | None = None, progress: Callable[[float], None] = lambda share: None,
+    *, statistics: Statistics | None = None, latency_seconds: float | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Finalist:  # fmt: skip
     """The extracted subnet with its head fitted to every target image.
 
     Args:
+        statistics: of its norms, where they were calibrated before; None calibrates them.
         latency_seconds: of one image, where it was measured before; None measures it.
         progress: as `Refits.fit` takes it.
     """
     candidate, supernet = choice.candidate, scoring.supernet
-    statistics = statistics_of(scoring, candidate)
+    statistics = statistics_of(scoring, candidate) if statistics is None else statistics
     work = refits.work
     head = refits.fit(choice, target, lambda: work.features_to_fit(candidate, target, statistics), progress)
     macs, params = scoring.cost_of(candidate.subnet)
@@ -85,8 +89,9 @@ def evaluate_models(
 ) -> dict[str, Any]:  # fmt: skip
     """The "winner" and "baselines" parts of result.json; leaves the winner in RUN/best.
 
-    What is tested as the winner is what was saved: the folder is loaded again for it. Models of one subnet share a
-    pass over the test images and one measured latency (their heads hardly differ in it, two measurements would).
+    What is tested as the winner is what was saved: the folder is loaded again for it. Models of one candidate share its
+    calibration and a pass over the test images, those of one subnet a measured latency (their heads hardly differ in
+    it, two measurements would).
 
     Args:
         large: as `Refits` takes it.
@@ -94,11 +99,14 @@ def evaluate_models(
     refits = Refits(session, work, large)
     finalists: dict[str, Finalist] = {}
     latencies: dict[Subnet, float] = {}
+    statistics: dict[Candidate, Statistics] = {}
     for number, (role, choice) in enumerate(_by_candidate(choices)):
-        subnet = choice.candidate.subnet
+        candidate, subnet = choice.candidate, choice.candidate.subnet
+        if candidate not in statistics:
+            statistics = {candidate: statistics_of(scoring, candidate)}
         known = latencies.get(subnet)
         finalists[role] = build(
-            scoring, refits, choice, task.target, provenance, latency_seconds=known,
+            scoring, refits, choice, task.target, provenance, statistics=statistics[candidate], latency_seconds=known,
             progress=_watching(session, role, number, 2 * len(choices)),
         )  # fmt: skip
         latencies[subnet] = finalists[role].cost["latency_seconds"]

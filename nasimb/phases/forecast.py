@@ -43,14 +43,14 @@ class Costs:
     Attributes:
         prepare_seconds: to load, check and probe.
         training: None where a ready super-network is searched.
-        passed_again: as `HeadCosts.evaluate_seconds` takes it.
+        passed_again: as `HeadCosts.expected` takes it.
     """
 
     prepare_seconds: float
     training: Training | None
     search: SearchCosts
     heads: HeadCosts
-    passed_again: int = 0
+    passed_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def forecast(costs: Costs, budget: Budget, holding: Holding, devices: int = 1) -
     account.spend("prepare", costs.prepare_seconds)
     steps = _train(account, costs.training)
     account.spend("head", _largest_seconds(heads, limit))
-    evaluate_seconds = heads.evaluate_seconds(costs.passed_again)
+    evaluate_seconds = heads.evaluate_seconds(heads.expected(passed_again=costs.passed_again))
     most_seconds = inf
     if limit is not None:
         most_seconds = most_for_finalists(

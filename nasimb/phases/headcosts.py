@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 
 BASELINES = ("smallest", "random")
 """Compared besides the finalists; the largest is compared before the search begins."""
-LARGEST_HEADS, OTHER_HEADS, SUBNETS = 2, 3, 4
-"""Heads to be fitted for the test, and subnets to be timed. The heads of all but the largest keep their closed form,
-which takes no time, where there was none to compare others."""
+LARGEST_HEADS, OTHER_HEADS = 2, 3
+"""Heads to be fitted for the test, on the largest subnet and on others. The latter are closed forms, which take no
+time, where there was none to compare others."""
+SUBNETS = 4
+"""To be timed."""
 TIMING_SECONDS, TIMING_PASSES = 0.25, 4
 """Of one subnet on single images: so long, or so many passes if they take longer."""
 LAST_SECONDS = 0.4
@@ -23,16 +25,18 @@ FIRST_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
+class LastPhase:
     """What the evaluate phase will do.
 
     Attributes:
-        networks: shown the test images, in units of the largest subnet.
+        networks: calibrated and shown the test images, in units of the largest subnet.
+        passed_again: of them, those that the target images pass through once more.
         fit_seconds: of all their heads, once.
         subnets: to be timed.
     """
 
     networks: float
+    passed_again: float
     fit_seconds: float
     subnets: int
 
@@ -103,25 +107,26 @@ class HeadCosts:
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
         return self.finalists * (self.relative(self.typical_share) * self.features_seconds() + fit_seconds)
 
-    def evaluate_seconds(
-        self, passed_again: int, again_seconds: float | None = None, tests: Tests | None = None
-    ) -> float:
+    def expected(self, *, passed_again: bool) -> LastPhase:
+        """The evaluate phase before heads were compared on any but the largest subnet.
+
+        Args:
+            passed_again: whether the target images pass through every tested network once more.
+        """
+        # The largest, the winner, the best of random, and the smallest.
+        networks = 1 + 2 * self.relative(self.typical_share) + self.smallest_seconds
+        return LastPhase(networks, networks * passed_again, LARGEST_HEADS * self._longest_seconds, SUBNETS)
+
+    def evaluate_seconds(self, last: LastPhase, again_seconds: float | None = None) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.
 
         Args:
-            passed_again: target images that pass through a tested subnet once more.
             again_seconds: what comes before it in a process that begins it anew, where time for that is to be kept.
-            tests: what it will do; None before heads were compared on any but the largest subnet.
         """
-        if tests is None:
-            # The largest, the winner, the best of random, and the smallest.
-            networks = 1 + 2 * self.relative(self.typical_share) + self.smallest_seconds
-            tests = Tests(networks, LARGEST_HEADS * self._longest_seconds, SUBNETS)
-        images = self.test + passed_again + (self.crops - 1) * self.target
-        features_seconds = self.calibrate_seconds + images * self.image_seconds
-        fit_seconds = self.crops * tests.fit_seconds
-        timing_seconds = tests.subnets * max(TIMING_SECONDS, TIMING_PASSES * self.image_seconds)
-        work_seconds = tests.networks * features_seconds + fit_seconds + timing_seconds
+        images = last.networks * (self.test + (self.crops - 1) * self.target) + last.passed_again * self.target
+        features_seconds = last.networks * self.calibrate_seconds + images * self.image_seconds
+        timing_seconds = last.subnets * max(TIMING_SECONDS, TIMING_PASSES * self.image_seconds)
+        work_seconds = features_seconds + self.crops * last.fit_seconds + timing_seconds
         once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
         return MARGIN * (work_seconds + once_more_seconds) + LAST_SECONDS
 

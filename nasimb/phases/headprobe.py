@@ -14,6 +14,7 @@ from nasimb.heads.compare import Named, fit_head
 from nasimb.nn.moments import Statistics
 from nasimb.phases.headcosts import HeadCosts
 from nasimb.search.candidate import Scoring, features_of, statistics_of
+from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.trial import Candidate
 from nasimb.space import Subnet
 
@@ -28,29 +29,41 @@ FeaturesOf = Callable[[Candidate, ImageSet, Statistics], Tensor]
 
 def measured_networks(
     costs: HeadCosts, scoring: Scoring, largest: Candidate, smallest: Candidate, features: FeaturesOf, clock: Clock
-) -> HeadCosts:
-    """`costs` with what the largest and the smallest subnet take, all on the images that heads are fitted to."""
-    statistics_of(scoring, largest)  # the first call of all is slower than the others will be
-    calibrate_seconds, image_seconds = _network(scoring, largest, features, clock)
-    whole = calibrate_seconds + len(scoring.fitted) * image_seconds
-    calibrate_smallest, image_smallest = _network(scoring, smallest, features, clock)
-    share = (calibrate_smallest + len(scoring.fitted) * image_smallest) / whole if whole > 0 else 1.0
-    return replace(
-        costs, calibrate_seconds=calibrate_seconds, image_seconds=image_seconds, smallest_seconds=min(share, 1.0)
-    )
+) -> tuple[HeadCosts, Problem | None]:
+    """`costs` with what the largest and the smallest subnet take, all on the images that heads are fitted to.
+
+    Where the smallest fails, all are taken to be as slow as the largest; where that fails (then the second value says
+    why), it is taken to be as much slower than the smallest as its MACs are more.
+    """
+    problem = None
+    try:
+        statistics_of(scoring, largest)  # the first call of all is slower than the others will be
+        found = _network(scoring, largest, features, clock)
+    except FAILURES as error:
+        found, problem = None, Problem.of(error)
+    try:
+        least = _network(scoring, smallest, features, clock)
+    except FAILURES:
+        least = found or (0.0, 0.0)
+    if found is None:
+        found = least[0] / costs.smallest_share, least[1] / costs.smallest_share
+    images = len(scoring.fitted)
+    whole_seconds, least_seconds = (calibrate + images * image for calibrate, image in (found, least))
+    share = min(least_seconds / whole_seconds, 1.0) if whole_seconds > 0 else 1.0
+    return replace(costs, calibrate_seconds=found[0], image_seconds=found[1], smallest_seconds=share), problem
 
 
 def _network(scoring: Scoring, candidate: Candidate, features: FeaturesOf, clock: Clock) -> tuple[float, float]:
     """Seconds of a calibration, and of one image."""
-    start = clock()
+    start = scoring.now(clock)
     statistics = statistics_of(scoring, candidate)
-    middle = clock()
+    middle = scoring.now(clock)
     features(candidate, scoring.fitted, statistics)
-    seconds = clock() - middle
+    seconds = scoring.now(clock) - middle
     if seconds < SHORT_SECONDS:
-        again = clock()
+        again = scoring.now(clock)
         features_of(scoring, candidate, statistics, scoring.fitted)
-        seconds = clock() - again
+        seconds = scoring.now(clock) - again
     return middle - start, seconds / len(scoring.fitted)
 
 
@@ -58,10 +71,10 @@ def fit_seconds(
     scoring: Scoring, head: Named, features_ND: Tensor, penalties: tuple[float, ...], clock: Clock
 ) -> float:  # fmt: skip
     """Seconds of one fit at the smallest of the penalties, which takes the longest."""
-    start = clock()
+    start = scoring.now(clock)
     labels_N = scoring.fitted.labels_N.to(scoring.device)
     fit_head(head, features_ND, labels_N, scoring.fitted.num_classes, min(penalties), penalties)
-    return clock() - start
+    return scoring.now(clock) - start
 
 
 def macs_share(scoring: Scoring, subnet: Subnet) -> float:

@@ -6,9 +6,8 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from torch import Tensor
 
@@ -20,21 +19,20 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, unseen
 from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
-from nasimb.phases.admission import not_started
+from nasimb.phases.admission import comparisons_not_started
 from nasimb.phases.choice import SHOWN, Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
+from nasimb.phases.comparison import distinct
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
-from nasimb.phases.headcosts import HeadCosts, Tests, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import HeadCosts, LastPhase, most_for_finalists, most_for_largest
 from nasimb.phases.headprobe import fit_seconds, macs_share, measured_networks, typical_share
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
-
-T = TypeVar("T")
 
 FILE = "heads.jsonl"
 PHASE = "head"
@@ -120,16 +118,18 @@ class HeadWork:
         limit = ledger.limit_seconds
         others_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
         clock = self.session.clock
-        heads, start = _distinct([PLAIN, *self.comparison.heads]), clock()
+        heads, start = distinct([PLAIN, *self.comparison.heads]), clock()
+        smallest = replace(candidate, subnet=self.scoring.supernet.space.smallest())
+        self.costs, problem = measured_networks(self.costs, self.scoring, candidate, smallest, self.features, clock)
         try:
-            smallest = replace(candidate, subnet=self.scoring.supernet.space.smallest())
-            self.costs = measured_networks(self.costs, self.scoring, candidate, smallest, self.features, clock)
-            features = self._features(candidate)
+            features = self._features(candidate if problem is None else smallest)
             for head in heads:
                 self._measure_fit(candidate, head, features[0])
-            self._measured_seconds = clock() - start
         except FAILURES as error:
-            self.session.watcher.say(f"The largest subnet cannot be used: {Problem.of(error).reason}")
+            problem = problem or Problem.of(error)
+        self._measured_seconds = clock() - start
+        if problem is not None:
+            self.session.watcher.say(f"The largest subnet cannot be used: {problem.reason}")
             return
         keep_seconds = max(others_seconds, self.evaluate_seconds())
         self._try(candidate, heads, 0.0, features, keep_seconds=keep_seconds)
@@ -140,44 +140,43 @@ class HeadWork:
                 evaluate_seconds=self.evaluate_seconds(),
             )  # fmt: skip
 
-    def evaluate_seconds(self, tests: Tests | None = None) -> float:
+    def evaluate_seconds(self, last: LastPhase | None = None) -> float:
         """What the evaluate phase needs, see `HeadCosts`."""
         ledger = self.session.ledger
         # A run that was stopped before may be stopped in its last phase too, and begin that anew.
         again_seconds = ledger.since_opening("prepare") + self._measured_seconds if ledger.resumed else None
-        return self.costs.evaluate_seconds(self._passed_again, again_seconds, tests)
+        if last is None:
+            compared = {candidate for candidate, _ in self._done}
+            has_features = bool(compared) and all(map(self._has_features, compared))
+            last = self.costs.expected(passed_again=not has_features)
+        return self.costs.evaluate_seconds(last, again_seconds)
 
-    def _tests(self, favourites: Sequence[Trial], baselines: Sequence[Trial]) -> Tests:
-        """What the evaluate phase will do if nothing more is compared, or one of the favourites is and wins."""
-        networks = {trial.candidate: self._relative(trial.candidate) for trial in baselines}
-        others = [trial for trial in favourites if trial.candidate not in networks]
-        winner = max((self._relative(trial.candidate) for trial in others), default=0.0)
+    def _last_phase(self, favourites: Sequence[Trial], baselines: Sequence[Trial]) -> LastPhase:
+        """The evaluate phase if nothing more is compared, or one of the favourites is and wins."""
+        known = {trial.candidate for trial in baselines}
+        others = sorted((trial for trial in favourites if trial.candidate not in known), key=lambda trial: trial.macs)
+        tested = {trial.candidate: self._relative(trial.candidate) for trial in [*others[-1:], *baselines]}
+        again = [share for candidate, share in tested.items() if not self._has_features(candidate)]
         longest_seconds = max(self.costs.fit_seconds.values(), default=0.0)
         heads_seconds = [longest_seconds, self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)]
         heads_seconds += [
             longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate) for trial in baselines
         ]
-        return Tests(winner + sum(networks.values()), sum(heads_seconds), bool(others) + len(networks))
+        return LastPhase(sum(tested.values()), sum(again), sum(heads_seconds), len(tested))
 
     def _relative(self, candidate: Candidate) -> float:
         """What an image takes in this subnet, in units of the largest."""
         return self.costs.relative(macs_share(self.scoring, candidate.subnet))
+
+    def _has_features(self, candidate: Candidate) -> bool:
+        """Whether features of the target are at hand: none of a part of it, beyond memory, or from before a kill."""
+        return self.scoring.validation is None and (candidate, id(self.scoring.fitted)) in self._kept
 
     def _chosen_seconds(self, candidate: Candidate) -> float:
         """One fit of the head that is best on a candidate so far; where none was compared, it keeps a closed form."""
         units = {repr(head): self._done.get((candidate, repr(head)), []) for head in self.comparison.heads}
         best = {head: max(map(merit, unit)) for head, unit in units.items() if unit}
         return self.costs.fit_seconds.get(max(best, key=best.__getitem__), 0.0) if best else 0.0
-
-    @property
-    def _passed_again(self) -> int:
-        """Target images that pass through a tested subnet once more: none if the comparison kept their features.
-
-        It did not where it used a part of them or had no time, where memory ran out, or before the process was killed.
-        """
-        compared = {candidate for candidate, _ in self._done}
-        kept = all((candidate, id(self.scoring.fitted)) in self._kept for candidate in compared)
-        return 0 if compared and kept and self.scoring.validation is None else self.costs.target
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends, see `HeadCosts`."""
@@ -203,48 +202,53 @@ class HeadWork:
             )
         baselines = {kind: next((t for t in ranked if t.kind == kind), None) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
-        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None])
-        finalists += [trial for trial in within if trial.candidate in earlier and trial not in finalists]
-        # A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
-        tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
-        found = {"winner": max((self._best(trial) for trial in tried), key=merit)}
+        former = [trial for trial in within if trial.candidate in earlier]
+        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former)
+        found = {"winner": self._best(self._favourite([*finalists, *former]))}
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
         return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
 
-    def _compare_finalists(self, within: list[Trial], baselines: list[Trial]) -> list[Trial]:
-        """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones."""
+    def _favourite(self, finalists: Sequence[Trial]) -> Trial:
+        """Who would win now.
+
+        A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
+        """
+        tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
+        return max(tried, key=lambda trial: merit(self._best(trial)))
+
+    def _compare_finalists(self, within: list[Trial], baselines: list[Trial], former: list[Trial]) -> list[Trial]:
+        """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones.
+
+        Args:
+            former: stand for election besides.
+        """
+
+        def kept_seconds(*trial: Trial) -> float:
+            """What the test needs, whether this one or the favourite wins."""
+            favourite = self._favourite([*finalists, *former])
+            return self.evaluate_seconds(self._last_phase([favourite, *trial], baselines))
+
         count = self.comparison.count
         finalists = within[:count]
-        order = _distinct([within[0], *baselines, *finalists[1:]])
+        order = distinct([within[0], *baselines, *finalists[1:]])
+        heads = self.comparison.heads
         for number, trial in enumerate(order):
-            self._try_finalist(trial, finalists, baselines, number / len(order))
+            self._try(trial.candidate, heads, number / len(order), keep_seconds=kept_seconds(trial))
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
-            if not self._try_finalist(trial, finalists, baselines, 1.0):
+            if not self._try(trial.candidate, heads, 1.0, keep_seconds=kept_seconds(trial)):
                 break
             finalists.append(trial)
-        self._tell_refused(self.evaluate_seconds(self._tests(finalists[:1], baselines)), "the test")
+        self._tell_refused(kept_seconds(), "the test")
         return finalists
-
-    def _try_finalist(self, trial: Trial, finalists: list[Trial], baselines: list[Trial], done: float) -> bool:
-        """`_try`, with what the test needs kept from it, whether this one or the best so far wins."""
-        best = max(finalists, key=lambda one: merit(self._best(one)))
-        keep_seconds = self.evaluate_seconds(self._tests([best, trial], baselines))
-        return self._try(trial.candidate, self.comparison.heads, done, keep_seconds=keep_seconds)
 
     def _tell_refused(self, kept_seconds: float, kept: str) -> None:
         """Say how many comparisons were not started since it was last said."""
         if self._refused:
-            mean_seconds = sum(self._refused) / len(self._refused)
-            what = "comparison of a head" if len(self._refused) == 1 else "comparisons of heads"
-            left_seconds = self.session.ledger.remaining() - kept_seconds
-            line = not_started(
-                what, len(self._refused), mean_seconds, left_seconds, purpose="heads", kept_seconds=kept_seconds,
-                kept=kept,
-            )  # fmt: skip
-            self.session.watcher.say(line)
+            left_seconds = self.session.ledger.remaining()
+            self.session.watcher.say(comparisons_not_started(self._refused, left_seconds, kept_seconds, kept))
         self._refused.clear()
 
     def fit(
@@ -382,15 +386,6 @@ class HeadWork:
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
-
-
-def _distinct(values: Iterable[T]) -> list[T]:
-    """In order of first occurrence; equal is enough, since heads with options cannot be hashed."""
-    found: list[T] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
 
 
 def _name(head: Named) -> str:

@@ -19,6 +19,7 @@ from nasimb.ledger import Ledger
 from nasimb.phases.companies import LATE, REHEARSED, companies, share_within, typical_subnets
 from nasimb.phases.comparison import Comparison
 from nasimb.phases.headcosts import HeadCosts
+from nasimb.phases.headprobe import SHORT_SECONDS
 from nasimb.phases.heads import KEPT_MIB, PHASE, HeadWork
 from nasimb.phases.promotion import MOST_TOGETHER_SECONDS
 from nasimb.progress import Silent
@@ -36,8 +37,6 @@ LEAST_IMAGES = 64
 """Fewer at a time take longer each (CPU)."""
 JUDGED = 20_000
 """Images from which a closed form's time is taken as proportional to their number."""
-SHORT_SECONDS = 0.3
-"""What is over sooner is measured again: the first time is slower than the others."""
 HEADS_BUDGET = Budget("100s", wall_seconds=100.0)
 """Of which a run compares heads on the largest subnet for ten at most: so long may a plan."""
 
@@ -137,10 +136,8 @@ class Rig:
     pass_seconds: float = PASS_SECONDS
 
     def now(self) -> float:
-        """Work that a GPU has queued belongs to what was asked for."""
-        if self.scoring.device.type == "cuda":
-            torch.cuda.synchronize(self.scoring.device)
-        return self.clock()
+        """Seconds, as `Scoring.now`."""
+        return self.scoring.now(self.clock)
 
     def taken(self, work: Callable[[], Any]) -> float:
         """Seconds that `work` takes."""
@@ -312,8 +309,8 @@ def _scaled(costs: HeadCosts, scoring: Scoring, images: float, calibration: floa
     )
 
 
-def passed_again(scoring: Scoring, costs: HeadCosts) -> int:
-    """Target images that pass through a tested subnet once more: none where comparing heads keeps their features."""
+def passed_again(scoring: Scoring, costs: HeadCosts) -> bool:
+    """Whether target images pass through tested subnets once more: not where comparing heads keeps their features."""
     dimension = scoring.supernet.feature_dim(scoring.supernet.space.largest())
     kept_bytes = 4 * (costs.finalists + 1) * len(scoring.fitted) * dimension
-    return 0 if scoring.validation is None and kept_bytes <= KEPT_MIB * 2**20 else costs.target
+    return scoring.validation is not None or kept_bytes > KEPT_MIB * 2**20

@@ -20,8 +20,10 @@ from nasimb.supernet.train import Training
 
 REFUSAL = "the budget must buy"
 """What a budget too small is refused with."""
-SMALLEST_TRIALS = 1.5
-"""In units of the largest: it, the smallest, and one in between."""
+SMALLEST_TRIALS = 2.7
+"""In units of the largest: it twice (its heads are compared before the search), the smallest, and one in between."""
+MARGIN, ALWAYS_SECONDS = 1.1, 1.4
+"""Above what was measured, and what heads, latencies and the last files take whatever the images."""
 MODELS_TESTED = 3.25
 """In units of the largest: it, the winner, the best of random, and the smallest."""
 
@@ -81,11 +83,18 @@ class Probe:
     trial_seconds: float
     test_seconds: float
 
-    def smallest_budget_seconds(self, spent_seconds: float) -> float:
-        """The least that gives a trained super-network, three candidates, and a tested winner with its baselines."""
-        tail = MODELS_TESTED * self.test_seconds
-        work = SMALLEST_STEPS * self.step_seconds + SMALLEST_TRIALS * self.trial_seconds + tail
-        return 1.2 * work + spent_seconds + 1.0
+    def smallest_budget_seconds(self, spent_seconds: float, share: float) -> float:
+        """The least that gives a trained super-network, three candidates, and a tested winner with its baselines.
+
+        Args:
+            share: of what is left now that training takes, unless it needs more.
+        """
+        training = SMALLEST_STEPS * self.step_seconds
+        search_and_test = SMALLEST_TRIALS * self.trial_seconds + MODELS_TESTED * self.test_seconds
+        least = MARGIN * (training + search_and_test) + ALWAYS_SECONDS
+        if training:
+            least = max(least, (MARGIN * search_and_test + ALWAYS_SECONDS) / (1 - share))
+        return spent_seconds + least
 
 
 def probe(
@@ -113,15 +122,18 @@ def measure_step(training: Training, clock: Clock, device: torch.device) -> floa
 
 
 def check_affordable(
-    found: Probe, limit_seconds: float | None, spent_seconds: float, budget: str,
+    found: Probe, limit_seconds: float | None, spent_seconds: float, budget: str, share: float,
     buys: str = "a trained super-network, a few candidates and a tested winner",
 ) -> None:  # fmt: skip
     """Refuse a budget that cannot buy the smallest useful run.
 
+    Args:
+        share: as `Probe.smallest_budget_seconds` takes it.
+
     Raises:
         BudgetError: names the smallest budget that works.
     """
-    smallest = found.smallest_budget_seconds(spent_seconds)
+    smallest = found.smallest_budget_seconds(spent_seconds, share)
     if limit_seconds is not None and limit_seconds < smallest:
         raise BudgetError(
             f"{REFUSAL} {buys}",

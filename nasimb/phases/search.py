@@ -108,7 +108,9 @@ class _View:
         if self.max_trials is not None:
             done = self._study.scored / self.max_trials
         else:
-            done = 1 - (self._session.ledger.remaining() - self._keep_back) / max(self._started_with, 1e-9)
+            ledger = self._session.ledger
+            left = (ledger.limit_seconds or 0.0) - ledger.used_seconds()
+            done = 1 - (left - self._keep_back) / max(self._started_with, 1e-9)
         self._session.tick(self._phase, done, self._detail)
 
 

@@ -8,8 +8,9 @@ lines in trials.csv, not their work, and what is answered and not written yet wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from nasimb.phases.admission import candidates_not_started
 from nasimb.phases.promotion import fitting_group, promotions_not_started
@@ -21,6 +22,7 @@ from nasimb.search.engine import Kept, evaluate_batch, kinds_of, promote
 from nasimb.search.fleet import Ended, Fleet
 from nasimb.search.predict import MARGIN, fitting, latest, predicted_seconds
 from nasimb.search.screening import awaiting, chosen, full_seconds, promotion_macs, ranked
+from nasimb.search.storage import StorageError, short_patience
 from nasimb.search.study import Proposal, Study
 from nasimb.search.trial import FAILED, FINISHED, SCREENED, Failure, Trial
 from nasimb.session import Session
@@ -30,6 +32,8 @@ UNIT_SECONDS = 5.0
 AHEAD = 32
 """Candidates that are out at a time, in all units: the more, the less a proposal knows of those before it."""
 POLL_SECONDS = 0.02
+CLOSING_SECONDS = 2.0
+"""For which a storage that is away is asked to tell workers that the search is over."""
 ATTEMPTS = 2
 """A trial whose worker was lost is begun once more; it may be what killed the worker."""
 
@@ -56,15 +60,33 @@ class SharedSearch:
         self._taken: dict[int, Proposal] = {}
         self._attempts: dict[int, int] = {}
         self._promotions: list[Ended] = []
-        for ended in fleet.adopt():
+        for ended in fleet.adopt(self._still_asked):
             self._note(ended)
         for work in fleet.works():
             self._attempts |= packets.attempts_of(work)
             if work["task"] == packets.SCORE:
                 self._taken |= {one.number: one for one in packets.proposals_of(work)}
 
+    def _still_asked(self, work: Mapping[str, Any]) -> bool:
+        """Whether a unit is about what the study asks under these numbers: its journal may have been made anew."""
+        asked = packets.candidates_of(work)
+        return all(self.study.candidate_of(number) == candidate for number, candidate in asked.items())
+
     def rows(self) -> Iterable[list[Trial]]:
-        """New rows, to be written before the next are asked for, until the budget or the space is exhausted."""
+        """New rows, to be written before the next are asked for, until the budget or the space is exhausted.
+
+        Raises:
+            StorageError: the storage was away for too long, and there is time left to go on when it is back.
+        """
+        try:
+            yield from self._rows()
+        except StorageError as error:
+            if not self._over():
+                raise
+            self.session.watcher.say(f"The search ends with what it has: {error}")
+            yield from self._last_rows()
+
+    def _rows(self) -> Iterable[list[Trial]]:
         while True:
             self._serve()
             for ended in self.fleet.collect():
@@ -80,17 +102,16 @@ class SharedSearch:
             elif (self.fleet.out or self._results) and not self._over():
                 time.sleep(POLL_SECONDS)
             else:
+                for ended in self.fleet.collect():
+                    self._note(ended)
                 yield from self._last_rows()
                 self._tell_refused()
                 return
 
     def _last_rows(self) -> Iterable[list[Trial]]:
         """What is answered behind what is not, when there is no time to wait for that."""
-        for ended in self.fleet.collect():
-            self._note(ended)
         last = max(self._results, default=-1)
-        holes = [one for one in self._taken.values() if one.number < last and one.number not in self._results]
-        for proposal in holes:
+        for proposal in self.study.missing(last, self._results):
             self._settle([_given_up(proposal, self.study.question.seed)])
         yield from self.study.settle(self._results)
 
@@ -162,13 +183,18 @@ class SharedSearch:
         return fitting_group(share, list(found.values()), self._left(self.keep_seconds(self.study.scored)))
 
     def close(self) -> None:
-        """Send everybody home."""
-        self.fleet.close()
+        """Send everybody home; where the storage is away just now, they find out by themselves."""
+        try:
+            with short_patience(self.fleet.queue.reaching, CLOSING_SECONDS):
+                self.fleet.close()
+        except StorageError as error:
+            self.session.watcher.say(f"Workers elsewhere were not told that the search is over: {error}")
         self.exchange.leave()
 
-    def _serve(self) -> None:
+    def _serve(self, *, busy: bool = False) -> None:
+        """Hear everybody. `busy`: with a unit under way here, for which this process goes on to pay."""
         keep = self.exchange.keep_seconds = self.keep_seconds(self.study.scored)
-        self._own_work = self.exchange.tend(self.fleet.size)
+        self._own_work = self.exchange.tend(self._left(keep), busy=busy)
         self.fleet.serve(keep)
         self._show()
 
@@ -178,7 +204,7 @@ class SharedSearch:
         check = overdue_check(self.session.clock, predicted_seconds, lambda: self._left(keep))
 
         def between() -> None:
-            self._serve()
+            self._serve(busy=True)
             for ended in self.fleet.collect():
                 self._note(ended)
             check()

@@ -14,7 +14,7 @@ from pathlib import Path
 MOST_FAILURES, MOST_KILLS = 3, 20
 """After so many ends by an error of its own, or by a signal, a worker is not started again."""
 LEAVE_SECONDS = 1.5
-"""For the units that workers are at; then they are told to give them back."""
+"""For the units that workers are at; then so long again to give them back, and then they are killed."""
 
 
 @dataclass(slots=True)
@@ -52,8 +52,12 @@ class LocalWorkers:
         self._run, self._address, self._threads, self._devices, self._say = run, address, threads, devices, say
         self._slots = [_Slot(number) for number in range(count)]
 
-    def tend(self) -> list[int]:
-        """Start whoever is not there, call it often; returns the processes that were found dead."""
+    def tend(self, *, start: bool = True) -> list[int]:
+        """Start whoever is not there, call it often; returns the processes that were found dead.
+
+        Args:
+            start: whether starting anybody is still worth it.
+        """
         dead = []
         for slot in self._slots:
             if slot.process is not None:
@@ -63,11 +67,11 @@ class LocalWorkers:
                 slot.failures += code > 0
                 slot.kills += code < 0
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                again = "it is not started again" if slot.hopeless else "it is started again"
+                again = "it is started again" if start and not slot.hopeless else "it is not started again"
                 self._say(f"Worker {slot.number} died ({how}); {again}. See {self._log(slot)}.")
                 dead.append(slot.process.pid)
                 slot.process = None
-            if not slot.hopeless:
+            if start and not slot.hopeless:
                 self._start(slot)
         return dead
 
@@ -87,6 +91,14 @@ class LocalWorkers:
                     slot.process.wait(max(deadline - time.monotonic(), 0.0))
                 except subprocess.TimeoutExpired:
                     slot.process.terminate()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        for slot in self._slots:
+            if slot.process is not None:
+                try:
+                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
+                except subprocess.TimeoutExpired:
+                    slot.process.kill()
+                    slot.process.wait()
         self._slots = []
 
     def _log(self, slot: _Slot) -> Path:

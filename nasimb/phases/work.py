@@ -52,8 +52,8 @@ class Heart:
     ) -> None:
         self.name, self.owner = name, Owner()
         self._queue, self._holding, self._place, self._clock, self._rhythm = queue, holding, place, clock, rhythm
-        self._start = self._owner_changed = clock()
-        self._count = 0
+        self._start = self._owner_changed = self._stepped = clock()
+        self._count = self._knowing_count = 0
         self._over = threading.Event()
         self._lock = threading.Lock()
 
@@ -75,29 +75,46 @@ class Heart:
 
     @property
     def spent(self) -> bool:
-        """Whether the owner, who was heard just now, grants no more; a silent one may only be out of reach."""
-        known = self.name in self.owner.granted_seconds
+        """Whether the owner, who was heard just now, grants no more; a silent one may only be out of reach.
+
+        So may one be that was out of reach until just now, and has not read yet how long this worker has been here.
+        """
+        known = self.name in self.owner.granted_seconds and self.owner.count >= self._knowing_count
         return known and not self.granted and self.silence_seconds < 3 * self._rhythm.beat_seconds
+
+    def step(self) -> None:
+        """Whoever works has come to its next step: call it often."""
+        self._stepped = self._clock()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a step takes so long that nothing is to be expected of it, such as a device that hangs."""
+        return self._clock() - self._stepped > self._rhythm.stuck_seconds
 
     def beat(self, *, left: bool = False) -> None:
         """Say that the worker is alive, or has left; and listen."""
         with self._lock:
             self._count += 1
+            begun = self._clock()
             held = Beat(self._count, self.held_seconds, self._holding.gpus, self._holding.threads, self._place, left)
             self._queue.beat(self.name, held)
             said = self._queue.owner()
+            if self._clock() - begun > 2 * self._rhythm.beat_seconds:
+                # This beat is old. The owner reads the next before it announces itself for the third time from now.
+                self._knowing_count = said.count + 3
             if said.count != self.owner.count:
                 self._owner_changed = self._clock()
             self.owner = said
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Beat until the end, and say goodbye then."""
+        """Beat until the end, and say goodbye then; while a step is stuck, fall silent, so that others take over."""
 
         def keep_beating() -> None:
             while not self._over.wait(self._rhythm.beat_seconds):
                 try:
-                    self.beat()
+                    if not self.stuck:
+                        self.beat()
                 except NasimbError:  # the storage is away; who works meets it and says so
                     continue
 
@@ -136,6 +153,7 @@ def work(
     """
 
     def between() -> None:
+        heart.step()
         signal_number = stop()
         if signal_number:
             raise Leaving("a worker works until it is stopped", got=f"signal {signal_number}", do="Start it again.")
@@ -144,7 +162,8 @@ def work(
 
     answered, poll = 0, POLL_SECONDS
     while True:
-        reason = _reason_to_leave(heart, stop, alone, patience_seconds)
+        heart.step()
+        reason = reason_to_leave(heart, stop, alone, patience_seconds)
         if reason is not None:
             say(f"{reason}; {answered} units of work answered.")
             return answered
@@ -180,7 +199,12 @@ def _hand_in(
     return counts
 
 
-def _reason_to_leave(heart: Heart, stop: Stop, alone: Callable[[], bool], patience_seconds: float) -> str | None:
+def reason_to_leave(heart: Heart, stop: Stop, alone: Callable[[], bool], patience_seconds: float) -> str | None:
+    """Why a worker that has no unit should go; None: it should not.
+
+    Raises:
+        Interrupted: `stop` returned a signal.
+    """
     signal_number = stop()
     if signal_number:
         raise Interrupted(signal_number, resume="Start the worker again to go on.")

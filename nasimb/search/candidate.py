@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasimb.budget import Clock
 from nasimb.cost.macs import macs_and_params
 from nasimb.data.base import ImageSet
 from nasimb.errors import MemoryLimitError, NotFiniteError
@@ -71,6 +72,12 @@ class Scoring:
         """`class_counts_K`, but 0 for classes of which no image can be held out: they have no part in any score."""
         held_out, at_least = (self.fitted, 2) if self.validation is None else (self.validation, 1)
         return torch.where(held_out.class_counts_K >= at_least, self.class_counts_K, 0)
+
+    def now(self, clock: Clock) -> float:
+        """Seconds on the clock, when the device has done what it was given: that belongs to who gave it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return clock()
 
     def cost_of(self, subnet: Subnet) -> tuple[int, int]:
         """Exact MACs and parameters of the subnet with a linear head for the target's classes."""

@@ -190,10 +190,7 @@ class _Batch:
             )
 
     def _now(self) -> float:
-        """Work that a GPU has queued belongs to whoever asked for it."""
-        if self.scoring.device.type == "cuda":
-            torch.cuda.synchronize(self.scoring.device)
-        return self.clock()
+        return self.scoring.now(self.clock)
 
     @property
     def _limit_bytes(self) -> float:

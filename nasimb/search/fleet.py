@@ -26,11 +26,13 @@ class Rhythm:
         beat_seconds: between two beats of anybody: what a killed worker's spend may lack.
         grace_seconds: without a beat, after which a worker is lost.
         window_seconds: granted ahead: how long a worker goes on without hearing from the owner.
+        stuck_seconds: in one step of its work, after which a worker says no more that it is alive.
     """
 
     beat_seconds: float = 2.0
     grace_seconds: float = 15.0
     window_seconds: float = 20.0
+    stuck_seconds: float = 900.0
 
 
 RHYTHM = Rhythm()
@@ -88,10 +90,8 @@ class Fleet:
         self.holding = NOTHING
         self._out: dict[int, Mapping[str, Any]] = {}
         self._running: dict[int, float] = {}
-        self._waiting = 0
         self._served_at = self._read_at = float("-inf")
         self._count = queue.owner().count
-        self._begun_at = clock()
         self._dead: set[str] = set()
         # Whoever beat for an earlier owner is there once it beats again, and not before.
         self._earlier = {name: beat.count for name, beat in queue.beats().items()}
@@ -106,10 +106,9 @@ class Fleet:
         """Units that have not ended."""
         return len(self._out)
 
-    @property
-    def waiting(self) -> int:
-        """Units out that nobody had claimed when they were last looked at."""
-        return self._waiting
+    def hears(self, prefix: str) -> bool:
+        """Whether a worker whose name begins so is heard."""
+        return any(name.startswith(prefix) for name in self._alive)
 
     def works(self) -> list[Mapping[str, Any]]:
         """Units out, as they were put."""
@@ -189,33 +188,34 @@ class Fleet:
     def put(self, work: Mapping[str, Any]) -> None:
         """Hand a unit out to whoever claims it first."""
         self._out[self.queue.put(work)] = work
-        self._waiting += 1
 
-    def adopt(self) -> Iterator[Ended]:
-        """After a restart: units that ended before; those that did not are out again."""
+    def adopt(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda work: True) -> Iterator[Ended]:
+        """After a restart: units that ended before; those that did not are out again.
+
+        Args:
+            wanted: whether the work of a unit is still asked for.
+        """
         for unit in self.queue.units():
             if unit.state.is_finished():
-                if unit.answer is not None and RETURNED not in unit.answer:
+                answered = unit.state == TrialState.COMPLETE and unit.answer is not None
+                if answered and RETURNED not in (unit.answer or {}) and wanted(unit.work):
                     yield Ended(unit.work, unit.answer, unit.worker)
-            elif unit.state == TrialState.RUNNING:
+            elif unit.state == TrialState.RUNNING and wanted(unit.work):
                 self._out[unit.key] = unit.work
             else:
-                self.queue.take_back(unit.key)  # nobody has it, and it may be put once more
+                self.queue.take_back(unit.key)  # nobody has it, and it may be put once more; or it is not asked for
 
     def collect(self) -> list[Ended]:
         """What ended since the last call, with what is taken back from the lost."""
         if not self._out:
-            self._waiting = 0
             return []
         found = list(self.queue.found(frozenset(self._out)))
-        waiting = set(self._out) - {unit.key for unit in found}
+        unclaimed = set(self._out) - {unit.key for unit in found}
         ended = [one for unit in found if (one := self._ended(unit)) is not None]
         if not self._alive:
             # Nobody is left to claim them: they go back to the owner.
-            taken_back = [key for key in waiting if self.queue.take_back(key)]
+            taken_back = [key for key in unclaimed if self.queue.take_back(key)]
             ended += [Ended(self._out.pop(key), None, None) for key in taken_back]
-            waiting -= set(taken_back)
-        self._waiting = len(waiting)
         return ended
 
     def _ended(self, unit: Unit) -> Ended | None:
@@ -232,7 +232,8 @@ class Fleet:
         if answer is not None and RETURNED in answer:
             self._say(f"{unit.worker} gave work back: {answer[RETURNED]}.")
             return Ended(work, None, unit.worker)
-        return Ended(work, answer, unit.worker, lost=answer is None)
+        # A claim without a name may be one whose reply was lost: nobody has begun.
+        return Ended(work, answer, unit.worker, lost=answer is None and unit.worker is not None)
 
     def _is_lost(self, unit: Unit) -> bool:
         """Whether nobody is at a claimed unit: its worker is gone, or died before it could say its name."""

@@ -52,6 +52,12 @@ def proposals_of(work: Mapping[str, Any]) -> list[Proposal]:
     ]  # fmt: skip
 
 
+def candidates_of(work: Mapping[str, Any]) -> dict[int, Candidate]:
+    """What the trials of a unit are about, by number."""
+    asked = proposals_of(work) if work["task"] == SCORE else trials_of_packet(work)
+    return {one.number: one.candidate for one in asked}
+
+
 def attempts_of(work: Mapping[str, Any]) -> dict[int, int]:
     """How often the trials of a unit of scoring have been begun, this time included."""
     return {one["number"]: one["attempt"] for one in work.get("proposals", ())}

@@ -21,17 +21,24 @@ from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import event
+from sqlalchemy import event, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from nasimb import seal
 from nasimb.budget import Clock
 from nasimb.errors import InputError, NasimbError, ResumeError
 from nasimb.rundir import append_whole
-from nasimb.secrets import without_password_of, without_passwords
+from nasimb.secrets import address_without_password, without_password_of
 
 JOURNAL = "work.journal"
 EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "grpc": "grpc"}
 """Which of nasimb's extras brings a missing module."""
+TIMEOUTS = {
+    **dict.fromkeys(("psycopg", "psycopg2"), ("connect_timeout", "tcp_user_timeout")),
+    "pymysql": ("connect_timeout", "read_timeout", "write_timeout"),
+}
+"""What limits the wait for an answer, by driver; an address may set its own."""
+WAIT_SECONDS = 10
 PATIENCE_SECONDS = 300.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
 
@@ -56,10 +63,12 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
                 do="Delete it: what its units were is in trials.csv, or is done again.",
             ) from None  # fmt: skip
     kind, _, place = address.partition("://")
-    shown = without_passwords(address)
+    shown = address_without_password(address)
     if not place:
         raise InputError(
-            "a storage must be an address", got=shown, do="Write postgresql+psycopg://..., or grpc://host:port."
+            "a storage must be an address",
+            got="one without ://",
+            do="Write postgresql+psycopg://..., or grpc://host:port.",
         )
     try:
         return _grpc(place, shown) if kind == "grpc" else get_storage(_database(address))
@@ -77,13 +86,22 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
 def _database(address: str) -> RDBStorage:
     if not address.startswith("sqlite"):
         # A connection that the server closed meanwhile is replaced, instead of failing the first request after it.
-        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True, "connect_args": _timeouts(address)})
     storage = RDBStorage(address)
     # SQLite has no row locks, on which it rests that a unit is claimed once: every transaction locks the file at once.
     event.listen(storage.engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     storage.engine.dispose()
     return storage
+
+
+def _timeouts(address: str) -> dict[str, int]:
+    """So that a server whose host is gone without a word is away, too, and not waited for by the driver."""
+    url = make_url(address)
+    seconds = {name: WAIT_SECONDS for name in TIMEOUTS.get(url.get_driver_name(), ())}
+    if "tcp_user_timeout" in seconds:
+        seconds["tcp_user_timeout"] *= 1000  # libpq's milliseconds
+    return {name: value for name, value in seconds.items() if name not in url.query}
 
 
 def _grpc(place: str, shown: str) -> BaseStorage:
@@ -165,7 +183,6 @@ class Reaching:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self.storage, self.patience_seconds, self.between = storage, patience_seconds, between
-        self.away_since: float | None = None
         self._address = address
         self._clock = clock
 
@@ -182,19 +199,20 @@ class Reaching:
             except Exception as error:
                 if not is_unreachable(error):
                     raise
-                self.away_since = start if self.away_since is None else self.away_since
                 if self._clock() - start > self.patience_seconds:
                     raise _unreachable(self._address, error) from None
                 self.between()
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             else:
-                self.away_since = None
                 return found
 
 
 def is_unreachable(error: Exception) -> bool:
     """Whether a storage's exception says that nobody answered, rather than that something was wrong."""
+    cause = error.__cause__
+    if isinstance(error, StorageInternalError) and isinstance(cause, SQLAlchemyError):
+        error = cause  # Optuna says the same of a server that is away and of a table that is not there
     kinds = {kind.__module__.partition(".")[0] + "." + kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, StorageInternalError | ConnectionError | TimeoutError):
         return True
@@ -220,10 +238,10 @@ def short_patience(reaching: Reaching, seconds: float) -> Iterator[None]:
 
 
 def _unreachable(address: str | None, error: Exception) -> StorageError:
-    address = address or "the journal file"
+    shown = "the journal file" if address is None else address_without_password(address)
     return StorageError(
         "the storage must be reachable",
-        got=f"{without_passwords(address)}: {without_password_of(address, _first_line(error))}",
+        got=f"{shown}: {without_password_of(address or '', _first_line(error))}",
         do="Start it again, then give the same command; what is finished is saved.",
     )
 

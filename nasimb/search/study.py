@@ -208,6 +208,16 @@ class Study:
             if len(free) >= wanted or self.exhausted:
                 return free[:wanted]
 
+    def missing(self, before: int, results: Container[int]) -> list[Proposal]:
+        """Proposals to be scored with numbers below `before` that have neither a row nor a result."""
+        return [p for p in self._waiting() if p.number < before and p.number not in results]
+
+    def candidate_of(self, number: int) -> Candidate | None:
+        """What the trial of this number is about; None where none was asked for under it."""
+        if number < len(self.trials):
+            return self.trials[number].candidate
+        return next((p.candidate for p in self._batch if p.number == number), None)
+
     def settle(self, results: dict[int, Trial]) -> Iterator[list[Trial]]:
         """New rows in order, as far as they have no gap; the caller writes them before it goes on: then they are told.
 

@@ -22,9 +22,7 @@ class Failure(StrEnum):
     OOM = "oom"
     NAN = "nan"
     TIMEOUT = "timeout"
-    BAD_DATA = "bad_data"
     LOST_WORKER = "lost_worker"
-    PREEMPTED = "preempted"
     OTHER = "other"
 
 

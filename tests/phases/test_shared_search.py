@@ -43,7 +43,7 @@ class Meeting:
     def join(self) -> Fleet:
         return self.fleet
 
-    def tend(self, heard: int) -> bool:
+    def tend(self, left_seconds: float, *, busy: bool = False) -> bool:
         return self.own_work
 
     def leave(self) -> None:
@@ -177,7 +177,7 @@ def test_a_shared_search_goes_on_after_a_kill_with_what_was_out(workshop: Worksh
     class Killed(Exception):
         pass
 
-    def tend(heard: int) -> bool:
+    def tend(left_seconds: float, *, busy: bool = False) -> bool:
         if len(trials_of(shop.run)) >= 10:
             raise Killed
         return False
