@@ -103,5 +103,9 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    """A file's bytes, or the names in a folder, are on the disk on return."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

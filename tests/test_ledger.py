@@ -251,6 +251,19 @@ def test_a_damaged_file_is_restored_to_the_second_with_a_warning(tmp_path: Path,
         assert examine(folder / "ledger.jsonl").repaired is None  # mended on the disk too
 
 
+def test_a_lost_file_is_restored_from_its_mark(tmp_path: Path) -> None:
+    clock, said = FakeClock(), []
+    ledger = Ledger(tmp_path / "ledger.jsonl", clock)
+    with ledger.phase("search"):
+        clock.now += 7
+    (tmp_path / "ledger.jsonl").unlink()
+    assert sum(read_account(tmp_path / "ledger.jsonl").values()) == 7
+    again = Ledger(tmp_path / "ledger.jsonl", clock, warn=said.append)
+    assert again.spent() == 7
+    assert "0 of 1 lines are left; the account is restored from ledger.mark" in said[0]
+    assert Ledger(tmp_path / "ledger.jsonl", clock).spent() == 7
+
+
 def test_a_line_that_the_mark_does_not_know_yet_counts(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = made(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,6 +211,33 @@ def test_stopped_at_every_tick_a_run_ends_as_if_undisturbed(tmp_path: Path) -> N
     assert essence(result) == essence(expected)
     assert rows(folder) == rows(tmp_path / "whole")
     assert result["spend"]["spent_seconds"] >= spent - 0.01
+
+
+def test_stopped_before_anything_was_checked_in_vain_a_run_keeps_what_it_spent(tmp_path: Path) -> None:
+    config, folder = tiny_config(tmp_path, "training_steps=3", budget="4trials"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run_search(config, folder, begun=time.monotonic() - 50, stop=StopAfter(0))
+    assert clock_seconds(read_account(RunDir(folder).ledger))["prepare"] >= 50
+    result = run_search(config, folder)
+    assert result["spend"]["by_phase"]["prepare"] >= 50
+
+
+def test_another_number_of_devices_goes_on_with_the_same_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget of device time lasts longer with fewer of them; the recipe follows from what was planned at first."""
+    monkeypatch.setattr("nasimb.supernet.recipe.LONG_SECONDS", 40.0)
+    clock = FakeTime(monkeypatch, step=0.1, image=2e-3, fit=0.02)
+    config = tiny_config(tmp_path, "training.precision=float32", source=DATA, budget="60cpu-s")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(Interrupted):
+        train_supernet(config, tmp_path / "out", clock=clock, stop=StopAfter(20))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    info = train_supernet(config, tmp_path / "out", clock=clock)
+    assert info["steps"] > 100
+    spent = sum(clock_seconds(read_account(tmp_path / "out" / "ledger.jsonl")).values())
+    assert train_supernet(config, tmp_path / "out", clock=clock) == info
+    assert sum(clock_seconds(read_account(tmp_path / "out" / "ledger.jsonl")).values()) == spent
 
 
 SCREENED_RUN = ("screening.images_per_class=2", "screening.eta=3", "training_steps=3")

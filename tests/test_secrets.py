@@ -30,6 +30,20 @@ def test_a_word_of_a_command_is_taken_whole() -> None:
     assert command_without_passwords(["--storage", "postgresql://me:two words@db/x"])[1] == "postgresql://me:***@db/x"
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--storage", "me:geheim@db/x"], ["--storage", "***"]),
+        (["--storage=me:geheim@db/x"], ["--storage=***"]),
+        (["--storage=postgresql://me:two words@db/x"], ["--storage=postgresql://me:***@db/x"]),
+        (["--storage", "-"], ["--storage", "-"]),
+        (["--run", "me:geheim@db"], ["--run", "me:geheim@db"]),
+    ],
+)
+def test_what_is_no_address_is_not_shown_as_a_storage(words: list[str], shown: list[str]) -> None:
+    assert command_without_passwords(words) == shown
+
+
 letters = st.text(st.characters(categories=("L", "N", "P"), exclude_characters="?#"), min_size=12, max_size=20)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import nasimb.phases.headprobe as headprobe
 import nasimb.phases.heads as heads
-from nasimb.errors import WorkError
+from nasimb.errors import NotFiniteError, WorkError
 from nasimb.heads.head import Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.phases.choice import Choice, merit
@@ -212,12 +213,34 @@ def test_what_is_compared_leaves_time_to_fit_and_test_what_it_may_choose(worksho
     baselines = [next(trial for trial in trials if trial.kind == kind) for kind in ("smallest", "largest")]
     other = next(trial for trial in trials if trial not in baselines)
     share = work.costs.relative(other.macs / baselines[1].macs)
-    nothing = work._tests([baselines[1]], baselines)
+    nothing = work._last_phase([baselines[1]], baselines)
     # The winner's head and the plain one; those of baselines that were not compared are closed forms.
     assert (nothing.subnets, nothing.fit_seconds) == (2, pytest.approx(3 * 1.0))
-    one_more = work._tests([baselines[1], other], baselines)
+    one_more = work._last_phase([baselines[1], other], baselines)
     assert (one_more.subnets, one_more.networks) == (3, pytest.approx(nothing.networks + share))
+    # Features of both ends were kept when they were measured; the other's are still to be made.
+    assert (nothing.passed_again, one_more.passed_again) == (0.0, pytest.approx(share))
     assert work.evaluate_seconds(one_more) > work.evaluate_seconds(nothing)
+
+
+def test_where_the_largest_fails_the_test_is_reserved_by_the_smallest(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+    statistics_of = headprobe.statistics_of
+
+    def failing(scoring: Any, candidate: Candidate) -> Any:
+        if candidate.subnet == shop.ground.space.largest():
+            raise NotFiniteError("features must be finite", got="NaN", do="Train longer.")
+        shop.clock.now += 1.0
+        return statistics_of(scoring, candidate)
+
+    monkeypatch.setattr(headprobe, "statistics_of", failing)
+    work = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+    work.measure_largest(largest(shop))
+    assert any("The largest subnet cannot be used: " in line for line in shop.watcher.lines)
+    assert work.costs.calibrate_seconds == pytest.approx(1.0 / work.costs.smallest_share)
+    assert work.evaluate_seconds() > 1.0
 
 
 def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:

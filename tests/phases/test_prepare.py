@@ -40,15 +40,27 @@ def test_each_process_of_torchrun_takes_the_gpu_of_its_number(monkeypatch: pytes
 
 @given(st.floats(1e-4, 50), st.floats(1e-4, 500), st.floats(0, 500), st.floats(0, 50))
 def test_the_budget_that_a_refusal_names_is_accepted(step: float, trial: float, test: float, spent: float) -> None:
-    found = Probe(step, trial, test)
+    found, share = Probe(step, trial, test), 0.5
     with pytest.raises(BudgetError) as refused:
-        check_affordable(found, 0.5, spent, "0.5s")
+        check_affordable(found, 0.5, spent, "0.5s", share)
     named = str(refused.value).partition("at least ")[2].partition(" ")[0]
     seconds = Budget.parse(named).wall_seconds
     assert seconds is not None
-    check_affordable(found, seconds, spent, named)
-    check_affordable(found, None, spent, "5trials")
-    assert seconds <= 1.2 * found.smallest_budget_seconds(spent) + 60
+    check_affordable(found, seconds, spent, named, share)
+    check_affordable(found, None, spent, "5trials", share)
+    assert seconds <= 1.2 * found.smallest_budget_seconds(spent, share) + 60
+
+
+@given(*[st.floats(1e-4, 1e3)] * 3, st.floats(0.1, 0.9))
+def test_the_smallest_budget_leaves_enough_when_training_has_had_its_share(
+    step: float, trial: float, test: float, share: float
+) -> None:
+    """Training takes 30 steps, or its share of what is left after preparing, whichever is more."""
+    left = Probe(step, trial, test).smallest_budget_seconds(7.0, share) - 7.0
+    training = max(30 * step, share * left)
+    assert left - training >= 2.7 * trial + 3.25 * test
+    # Without a training, nothing is left to a share.
+    assert Probe(0.0, trial, test).smallest_budget_seconds(0.0, share) < 1.1 * (2.7 * trial + 3.25 * test) + 2
 
 
 def test_a_space_whose_strides_swallow_the_image_is_refused(workshop: Callable[..., Any]) -> None:

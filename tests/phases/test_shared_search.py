@@ -18,14 +18,14 @@ from nasimb.budget import Holding
 from nasimb.errors import WorkError
 from nasimb.phases.search import search
 from nasimb.phases.sharing import Sharing
-from nasimb.phases.work import Heart, Scorer, work
+from nasimb.phases.work import Heart, Leaving, Scorer, work
 from nasimb.search import packets
 from nasimb.search.fleet import Fleet, Rhythm
 from nasimb.search.queue import Unit, WorkQueue
 from nasimb.search.screening import Screen, class_capped
-from nasimb.search.storage import Reaching
+from nasimb.search.storage import Reaching, StorageError
 from nasimb.search.study import Study
-from nasimb.search.trial import FAILED, FINISHED, SCREENED, Trial, trials_of
+from nasimb.search.trial import FAILED, FINISHED, SCREENED, Failure, Trial, trials_of
 
 Workshop = Callable[..., Any]
 QUICK = Rhythm(beat_seconds=0.05, grace_seconds=0.6, window_seconds=5.0)
@@ -234,6 +234,51 @@ def test_when_nobody_is_left_and_time_is_over_the_search_ends(workshop: Workshop
             exchange=meeting,  # type: ignore[arg-type]
         )  # fmt: skip
     assert len(trials) == 2  # the smallest and the largest are needed whatever they cost
+
+
+def test_what_was_answered_behind_work_given_back_is_kept_when_time_ends(workshop: Workshop) -> None:
+    shop = workshop(limit=100.0)
+    meeting = Meeting(shop, own_work=False)
+    given_back: list[int] = []
+
+    def perform(unit: Unit, between: Callable[[], None]) -> list[Trial]:
+        numbers = packets.numbers_of(unit.work)
+        if min(numbers) >= 4 and not given_back:
+            given_back.extend(numbers)
+            deadline = time.monotonic() + 20
+            while not any(u.answer for u in meeting.queue.units() if min(packets.numbers_of(u.work)) > max(numbers)):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            shop.clock.now += 99.5
+            raise Leaving("a worker keeps to its grant", got="the time granted is used up", do="Extend the budget.")
+        return Scorer(shop.scoring, seed=0, clock=time.perf_counter)(unit, between)
+
+    with meeting.worker("a", perform), meeting.worker("b", perform), shop.session.ledger.phase("search"):
+        trials = search(
+            shop.session, shop.scoring, shop.question, max_trials=None, reserve_seconds=lambda finished: 1.0,
+            exchange=meeting,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert max(trial.number for trial in trials if trial.state == FINISHED) > max(given_back)
+    left = [trial for trial in trials if trial.number in given_back]
+    assert {(trial.state, trial.failure) for trial in left} == {(FAILED, Failure.TIMEOUT)}
+
+
+def test_a_storage_away_when_the_search_is_over_does_not_end_the_run(workshop: Workshop) -> None:
+    shop = workshop()
+    meeting = Meeting(shop, own_work=True)
+    reaching = meeting.queue.reaching
+    whole = meeting.fleet.close
+
+    def close() -> None:
+        assert reaching.patience_seconds <= 2.0
+        whole()
+        raise StorageError("the storage must be reachable", got="no answer", do="Start it again.")
+
+    meeting.fleet.close = close  # type: ignore[method-assign]
+    trials = run(shop, meeting, 8)
+    check(shop, trials, 8)
+    assert any("were not told that the search is over" in line for line in shop.watcher.lines)
 
 
 def test_one_failure_after_another_ends_it(workshop: Workshop) -> None:

@@ -3,25 +3,32 @@ processes meet, and that they meet there again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from nasimb.errors import InputError, ResumeError
 from nasimb.phases.sharing import (
     FILE,
+    Exchange,
+    Sharing,
     check_storage,
     check_worker_storage,
     forget_storage,
     name_of_study,
+    name_of_worker,
     read_answers,
     remember_storage,
 )
 from nasimb.phases.work import ANSWERS, save_answer
 from nasimb.rundir import RunDir
-from nasimb.search.queue import Unit
+from nasimb.search.fleet import Fleet
+from nasimb.search.queue import Beat, Unit, WorkQueue
+from nasimb.search.storage import Reaching
 
 UNIT = Unit(7, {"task": "score", "proposals": [1]}, TrialState.RUNNING)
 
@@ -57,6 +64,56 @@ def test_a_damaged_answer_is_refused(tmp_path: Path, old: bytes, new: bytes) -> 
     with pytest.raises(ResumeError, match=r"7\.json must be an answer.*Delete it"):
         read_answers(tmp_path, queue)  # type: ignore[arg-type]
     assert queue.answered == {}
+
+
+class Locals:
+    """In place of LocalWorkers: processes by number."""
+
+    def __init__(self) -> None:
+        self.started: list[bool] = []
+        self.alive = [7]
+
+    def tend(self, *, start: bool = True) -> list[int]:
+        self.started.append(start)
+        return []
+
+    def processes(self) -> list[int]:
+        return self.alive
+
+
+def test_the_owner_pays_for_its_devices_until_its_unit_is_done(workshop: Callable[..., Any]) -> None:
+    shop = workshop()
+    exchange = Exchange(shop.session, Sharing(workers=1), threads=1, devices=("cpu",))
+    queue = WorkQueue(Reaching(InMemoryStorage(), None), "run")
+    fleet = Fleet(queue, shop.session.ledger, shop.clock)
+    exchange._fleet, exchange._workers = fleet, Locals()  # type: ignore[assignment]
+    with shop.session.ledger.phase("search"):
+        assert exchange.tend(100.0)  # nobody is heard yet
+        queue.beat(name_of_worker(7) + "ab", Beat(1, 0.0, 0, 1, "here"))
+        fleet.hear()
+        assert exchange.tend(100.0, busy=True)
+        shop.clock.now += 3
+        assert shop.session.ledger.spent_of("cpu") == 3 * shop.session.ledger.own.threads
+        assert not exchange.tend(100.0)
+        shop.clock.now += 5
+        assert shop.session.ledger.spent_of("cpu") == 3 * shop.session.ledger.own.threads
+        queue.beat(name_of_worker(7) + "ab", Beat(2, 2.0, 0, 1, "here", left=True))
+        queue.beat("another host-1-", Beat(1, 0.0, 0, 1, "there"))
+        fleet.hear()
+        assert exchange.tend(100.0)  # those elsewhere do not use the devices here
+
+
+def test_no_worker_is_started_for_the_last_seconds(workshop: Callable[..., Any]) -> None:
+    shop = workshop()
+    exchange = Exchange(shop.session, Sharing(workers=1), threads=1, devices=("cpu",))
+    exchange._fleet = Fleet(WorkQueue(Reaching(InMemoryStorage(), None), "run"), shop.session.ledger, shop.clock)
+    exchange._workers = workers = Locals()  # type: ignore[assignment]
+    workers.alive = []
+    for left in (100.0, 3.0, 2.0):
+        assert exchange.tend(left)
+    assert workers.started == [True, False, False]
+    assert sum("No worker is started: 3 s are left" in line for line in shop.watcher.lines) == 1
+    assert len(shop.watcher.lines) == 1
 
 
 ADDRESS = "postgresql+psycopg://me:secret@host/db"

@@ -141,6 +141,21 @@ def test_a_claim_of_nobody_is_put_again_and_no_attempt(bench: Bench) -> None:
     assert (ended.answer, ended.lost) == (None, False)
 
 
+def test_what_the_study_does_not_ask_any_more_is_not_adopted(bench: Bench) -> None:
+    bench.beat("w1")
+    bench.fleet.serve()
+    for number in range(3):
+        bench.fleet.put({"numbers": [number]})
+    units = [bench.queue.claim("w1") for _ in range(2)]
+    assert units[0] is not None
+    assert bench.queue.answer(units[0], {"rows": [1]})
+    again = Fleet(bench.queue, bench.ledger, bench.clock)
+    assert list(again.adopt(lambda work: False)) == []
+    assert again.out == 0
+    assert units[1] is not None
+    assert not bench.queue.answer(units[1], {"rows": [2]})
+
+
 def test_what_nobody_can_claim_any_more_goes_back_to_the_owner(bench: Bench) -> None:
     bench.beat("w1")
     bench.fleet.serve()
@@ -315,6 +330,7 @@ class Day:
                 self.push(left, "watch", who)
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_of_256_mortal_workers_are_each_done_once() -> None:
     day = Day(f"24h,{WORKERS * 24}gpu-h", seed=0)
     day.run(10_000)
@@ -324,6 +340,7 @@ def test_ten_thousand_trials_of_256_mortal_workers_are_each_done_once() -> None:
     assert day.late > 0
 
 
+@pytest.mark.slow
 def test_a_day_of_256_mortal_workers_never_spends_more_than_the_budget() -> None:
     limit = 500 * HOUR
     day = Day(f"24h,{limit / HOUR}gpu-h", seed=1)

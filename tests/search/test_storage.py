@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, JournalStorage
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 
 from nasimb.errors import InputError, ResumeError
-from nasimb.search.storage import FlockedJournal, Reaching, StorageError, open_storage
+from nasimb.search.storage import FlockedJournal, Reaching, StorageError, _timeouts, is_unreachable, open_storage
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,28 @@ def test_patience_ends_in_a_sentence() -> None:
     with pytest.raises(StorageError, match="postgresql://me:\\*\\*\\*@db/x") as refused:
         reaching("get_all_studies")
     assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("kind", "away"), [(OperationalError, True), (ProgrammingError, False), (DataError, False)])
+def test_what_is_wrong_for_good_is_not_waited_for(kind: type[DBAPIError], away: bool) -> None:
+    """Optuna gives all of them one name."""
+    error = StorageInternalError("An exception is raised during the commit")
+    error.__cause__ = kind("SELECT 1", {}, Exception("x"))
+    assert is_unreachable(error) == away
+
+
+def test_drivers_do_not_wait_longer_than_asked() -> None:
+    assert _timeouts("postgresql+psycopg://me@db/x") == {"connect_timeout": 10, "tcp_user_timeout": 10_000}
+    assert _timeouts("postgresql://me@db/x?connect_timeout=3") == {"tcp_user_timeout": 10_000}
+    assert _timeouts("mysql+pymysql://me@db/x") == {"connect_timeout": 10, "read_timeout": 10, "write_timeout": 10}
+    assert _timeouts("oracle+oracledb://me@db/x") == {}
+
+
+@pytest.mark.parametrize("address", ["me:geheim@db/x", "postgresql:/me:geheim@db/x", "nothing://me:ge heim@db/x"])
+def test_an_address_that_is_none_is_refused_without_its_password(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError) as refused:
+        open_storage(address, tmp_path)
+    assert "heim" not in str(refused.value)
 
 
 def test_a_signal_ends_the_waiting() -> None:
