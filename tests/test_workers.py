@@ -182,7 +182,8 @@ def test_workers_and_owner_spend_one_budget_of_processor_time(tmp_path: Path) ->
     out, _ = finished(start(run, "--workers", "2", "--json", "--set", "supernet_share=0.1", budget="60cpu-s"))
     spend = json.loads(out)["spend"]
     account = read_account(run / "ledger.jsonl")
-    assert spend["cpu_seconds"] == pytest.approx(sum(seconds for seconds in account.values()), abs=0.01)
+    total = sum(seconds * charge.threads for charge, seconds in account.items())
+    assert spend["cpu_seconds"] == pytest.approx(total, abs=0.01)
     assert 0.85 * 60 <= spend["cpu_seconds"] <= 1.01 * 60
     workers = {charge.worker: seconds for charge, seconds in account.items() if charge.worker != "main"}
     assert len(workers) == 2
