@@ -13,7 +13,8 @@ RUN/exchange.json     name of the run in the storage where its processes meet
 RUN/work.journal      that storage, where no other is named
 RUN/workers/          what workers started with the search said
 RUN/answers/          what workers found while the storage was away
-RUN/refit/            large refits under way and done; removed at the end
+RUN/headcosts.json    what heads and the test cost on this device, measured once
+RUN/refit/            last fits and latencies, done and under way; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
 RUN/result.json       the answer (schema 1)

@@ -23,7 +23,6 @@ from nasimb.phases.refit import Refits
 from nasimb.search.candidate import Scoring, statistics_of
 from nasimb.search.trial import Candidate
 from nasimb.session import Session
-from nasimb.space import Subnet
 
 PHASE = "evaluate"
 
@@ -45,14 +44,12 @@ class Finalist:
 
 def build(
     scoring: Scoring, refits: Refits, choice: Choice, target: ImageSet, provenance: Mapping[str, Any],
-    *, statistics: Statistics | None = None, latency_seconds: float | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    *, statistics: Statistics | None = None, progress: Callable[[float], None] = lambda share: None,
 ) -> Finalist:  # fmt: skip
     """The extracted subnet with its head fitted to every target image.
 
     Args:
         statistics: of its norms, where they were calibrated before; None calibrates them.
-        latency_seconds: of one image, where it was measured before; None measures it.
         progress: as `Refits.fit` takes it.
     """
     candidate, supernet = choice.candidate, scoring.supernet
@@ -78,8 +75,8 @@ def build(
         provenance=dict(provenance),
     )
     model = Model(supernet.extract(candidate.subnet, statistics), head.to_module(), description).to(scoring.device)
-    if latency_seconds is None:
-        latency_seconds = latency(model, next(iter(target.batches(1, scoring.device)))[0])
+    image_BCHW = next(iter(target.batches(1, scoring.device)))[0]
+    latency_seconds = refits.latency(candidate.subnet, lambda: latency(model, image_BCHW))
     return Finalist(choice, model, {"macs": macs, "params": params, "latency_seconds": latency_seconds})
 
 
@@ -98,18 +95,15 @@ def evaluate_models(
     """
     refits = Refits(session, work, large)
     finalists: dict[str, Finalist] = {}
-    latencies: dict[Subnet, float] = {}
     statistics: dict[Candidate, Statistics] = {}
     for number, (role, choice) in enumerate(_by_candidate(choices)):
-        candidate, subnet = choice.candidate, choice.candidate.subnet
+        candidate = choice.candidate
         if candidate not in statistics:
             statistics = {candidate: statistics_of(scoring, candidate)}
-        known = latencies.get(subnet)
         finalists[role] = build(
-            scoring, refits, choice, task.target, provenance, statistics=statistics[candidate], latency_seconds=known,
+            scoring, refits, choice, task.target, provenance, statistics=statistics[candidate],
             progress=_watching(session, role, number, 2 * len(choices)),
         )  # fmt: skip
-        latencies[subnet] = finalists[role].cost["latency_seconds"]
         if role == "winner":
             save(finalists[role].model, session.run.best)
             finalists[role] = replace(finalists[role], model=load(session.run.best).to(scoring.device))

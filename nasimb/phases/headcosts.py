@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 BASELINES = ("smallest", "random")
 """Compared besides the finalists; the largest is compared before the search begins."""
@@ -73,6 +74,14 @@ class HeadCosts:
     image_seconds: float = 0.0
     fit_seconds: Mapping[str, float] = field(default_factory=dict)
     compared_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def like(self, kept: Mapping[str, Any] | None) -> HeadCosts | None:
+        """What was kept of the same work (as `asdict` gives it), or None where it was other work, or nothing."""
+        measured = ("smallest_seconds", "calibrate_seconds", "image_seconds", "fit_seconds", "compared_seconds")
+        if kept is None or set(kept) != {field.name for field in fields(self)}:
+            return None
+        found = replace(self, **{name: kept[name] for name in measured})
+        return found if {**asdict(found), "heads": list(found.heads)} == kept else None
 
     def having_fitted(self, head: str, seconds: float) -> HeadCosts:
         """The same, after one fit of a head."""

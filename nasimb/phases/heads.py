@@ -7,7 +7,7 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ from nasimb.search.limits import Limits
 from nasimb.search.trial import Candidate, Trial, best_first
 from nasimb.session import Session
 
-FILE = "heads.jsonl"
+FILE, COSTS_FILE = "heads.jsonl", "headcosts.json"
 PHASE = "head"
 KEPT_MIB = 512
 
@@ -117,28 +117,43 @@ class HeadWork:
         ledger = self.session.ledger
         limit = ledger.limit_seconds
         others_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
-        clock = self.session.clock
-        heads, start = distinct([PLAIN, *self.comparison.heads]), clock()
-        smallest = replace(candidate, subnet=self.scoring.supernet.space.smallest())
-        self.costs, problem = measured_networks(self.costs, self.scoring, candidate, smallest, self.features, clock)
-        try:
-            features = self._features(candidate if problem is None else smallest)
-            for head in heads:
-                self._measure_fit(candidate, head, features[0])
-        except FAILURES as error:
-            problem = problem or Problem.of(error)
-        self._measured_seconds = clock() - start
-        if problem is not None:
-            self.session.watcher.say(f"The largest subnet cannot be used: {problem.reason}")
+        if not self._measure(candidate, heads := distinct([PLAIN, *self.comparison.heads])):
             return
         keep_seconds = max(others_seconds, self.evaluate_seconds())
-        self._try(candidate, heads, 0.0, features, keep_seconds=keep_seconds)
+        self._try(candidate, heads, 0.0, keep_seconds=keep_seconds)
         self._tell_refused(keep_seconds, "search and test")
         if limit is not None:
             self._most_seconds = most_for_finalists(
                 limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
                 evaluate_seconds=self.evaluate_seconds(),
             )  # fmt: skip
+
+    def _measure(self, candidate: Candidate, heads: Sequence[Named]) -> bool:
+        """Whether the largest subnet can be used. What was measured on this device before a kill is not again."""
+        clock, device = self.session.clock, str(self.scoring.device)
+        kept = self.session.run.read_json(COSTS_FILE) or {}
+        found = self.costs.like(kept.get(device))
+        if found is not None:
+            self.costs = replace(found, compared_seconds={**found.compared_seconds, **self.costs.compared_seconds})
+            return True
+        start = clock()
+        smallest = replace(candidate, subnet=self.scoring.supernet.space.smallest())
+        self.costs, problem = measured_networks(self.costs, self.scoring, candidate, smallest, self.features, clock)
+        try:
+            features_ND, _ = self._features(candidate if problem is None else smallest)
+            for head in heads:
+                unit = self._done.get((candidate, repr(head)))
+                seconds = unit[0].seconds / self.costs.walks if unit else None
+                seconds = seconds or fit_seconds(self.scoring, head, features_ND, self._penalties, clock)
+                self.costs = self.costs.having_fitted(repr(head), seconds)
+        except FAILURES as error:
+            problem = problem or Problem.of(error)
+        self._measured_seconds = clock() - start
+        if problem is None:
+            self.session.run.write_json(COSTS_FILE, {device: asdict(self.costs)})
+        else:
+            self.session.watcher.say(f"The largest subnet cannot be used: {problem.reason}")
+        return problem is None
 
     def evaluate_seconds(self, last: LastPhase | None = None) -> float:
         """What the evaluate phase needs, see `HeadCosts`."""
@@ -301,7 +316,6 @@ class HeadWork:
         candidate: Candidate,
         heads: Sequence[Named],
         done: float,
-        features: tuple[Tensor, Tensor | None] | None = None,
         *,
         keep_seconds: float,
     ) -> bool:
@@ -309,12 +323,12 @@ class HeadWork:
 
         `keep_seconds` are kept from it, for what comes after.
         """
-        everything = True
+        everything, features = True, None
         for head in heads:
             if (candidate, repr(head)) in self._done:
                 continue
             expected = self.costs.compare_seconds(repr(head))
-            if features is None and (candidate, id(self.scoring.fitted)) not in self._kept:
+            if features is None and not self._has_features(candidate):
                 expected += self._relative(candidate) * self.costs.features_seconds()
             if expected > self.session.ledger.remaining() - keep_seconds:
                 self._refused.append(expected)
@@ -337,15 +351,6 @@ class HeadWork:
     def _keep(self, candidate: Candidate, head: str, choices: list[Choice]) -> None:
         self._done[candidate, head] = choices
         self.costs = self.costs.having_compared(head, choices[0].seconds)
-
-    def _measure_fit(self, candidate: Candidate, head: Named, features_ND: Tensor) -> None:
-        """Seconds of one fit, where no comparison tells."""
-        unit = self._done.get((candidate, repr(head)))
-        if unit is not None:
-            seconds = unit[0].seconds / self.costs.walks
-        else:
-            seconds = fit_seconds(self.scoring, head, features_ND, self._penalties, self.session.clock)
-        self.costs = self.costs.having_fitted(repr(head), seconds)
 
     def _features(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """Of the fitted images, and of the hold-out if there is one."""

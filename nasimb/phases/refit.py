@@ -1,8 +1,9 @@
-"""The last refit of a head, to every target image: a large one is not lost to a kill.
+"""The last refit of a head, to every target image: none is done twice, and a large one goes on where a kill left it.
 
 ```
 RUN/refit/DIGEST.safetensors          the head, once it is fitted
-RUN/refit/DIGEST.fitting.safetensors  the state of a fit under way
+RUN/refit/DIGEST.fitting.safetensors  the state of a large fit under way
+RUN/refit/DIGEST.json                 a subnet's latency
 ```
 """
 
@@ -27,6 +28,7 @@ from nasimb.phases.comparison import LARGE_PROBLEM
 from nasimb.phases.crops import solver_notes
 from nasimb.phases.heads import HeadWork
 from nasimb.session import Session
+from nasimb.space import Subnet
 from nasimb.supernet.checkpoint import read_tensors, write_tensors
 
 FOLDER, FITTED = "refit", "fitted"
@@ -35,7 +37,8 @@ HOW_GOOD = ("value", "balanced_loss", "metrics", "estimator", "seconds")
 
 
 class Refits:
-    """Heads fitted to every target image; large problems save themselves, show how far they are and obey signals.
+    """Heads fitted to every target image, and latencies; large fits save themselves, show how far they are and obey
+    signals.
 
     Args:
         work: how heads are fitted.
@@ -58,14 +61,28 @@ class Refits:
             progress: told how much of a large fit is done; what it raises ends the fit, which can be continued.
         """
         dimension = self.work.scoring.supernet.feature_dim(choice.candidate.subnet)
-        if self.work.crops.count * len(target) * dimension * target.num_classes <= self._large:
-            head = self._fit(choice, target, features())
-        else:
-            name = self._name(choice)
-            head = self._read(name) or self._long_fit(name, choice, target, features(), progress)
+        name = self._name(choice)
+        head = self._read(name)
+        if head is None:
+            self._folder.mkdir(exist_ok=True)
+            if self.work.crops.count * len(target) * dimension * target.num_classes <= self._large:
+                head = self._fit(choice, target, features())
+            else:
+                head = self._long_fit(name, choice, target, features(), progress)
+            about = {key: value for key, value in vars(head).items() if not isinstance(value, Tensor)}
+            write_tensors(self._file(name), head.tensors(), {FITTED: json.dumps(about)})
         for note in solver_notes(head, self.work.compared_images, dimension, target.class_counts_K):
             self._session.watcher.say(f"{label(choice.head)}: {note}")
         return head
+
+    def latency(self, subnet: Subnet, measure: Callable[[], float]) -> float:
+        """Seconds, as measured now or before a kill, which took as long as all else of a small network's test."""
+        name = f"{FOLDER}/{_digest(subnet.to_dict())}.json"
+        found = self._session.run.read_json(name)
+        if found is None:
+            self._folder.mkdir(exist_ok=True)
+            found = self._session.run.write_json(name, {"latency_seconds": measure()})
+        return float(found["latency_seconds"])
 
     def remove(self) -> None:
         """All that was saved; the heads are in models now."""
@@ -77,7 +94,6 @@ class Refits:
     def _long_fit(
         self, name: str, choice: Choice, target: ImageSet, features_ND: Tensor, progress: Callable[[float], None]
     ) -> Head:
-        self._folder.mkdir(exist_ok=True)
         labels_N = target.labels_N.to(features_ND.device)
         checkpoint = Checkpoint(self._folder / f"{name}.fitting.safetensors", clock=self._session.clock)
 
@@ -93,8 +109,6 @@ class Refits:
             self._session.watcher.say(f"{label(choice.head)} is fitted from the start: {error}")
             checkpoint.remove()
             head = fit()
-        about = {key: value for key, value in vars(head).items() if not isinstance(value, Tensor)}
-        write_tensors(self._file(name), head.tensors(), {FITTED: json.dumps(about)})
         return head
 
     def _read(self, name: str) -> Head | None:
@@ -115,5 +129,8 @@ class Refits:
     def _name(self, choice: Choice) -> str:
         """Of everything that decides on the head; after a kill the heads may have been compared for longer."""
         asked = {key: value for key, value in choice.to_line().items() if key not in HOW_GOOD}
-        text = json.dumps([asked, self.work.crops.count], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest([asked, self.work.crops.count])
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -272,3 +272,27 @@ def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> 
         work.measure_largest(largest(shop))
     work.costs = replace(work.costs, image_seconds=10.0)
     assert work.tail_seconds(10) == work.evaluate_seconds()
+
+
+def test_what_was_measured_before_a_kill_is_not_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = workshop()
+
+    def again() -> HeadWork:
+        return HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+
+    first = again()
+    first.measure_largest(largest(shop))
+    measured: list[int] = []
+    whole = heads.measured_networks
+    monkeypatch.setattr(heads, "measured_networks", lambda *args: measured.append(1) or whole(*args))
+    second = again()
+    second.measure_largest(largest(shop))
+    assert not measured
+    assert second.costs == first.costs
+    # Another task costs something else, and so does another device.
+    other = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=101)
+    other.measure_largest(largest(shop))
+    assert measured == [1]
+    shop.run.write_json(heads.COSTS_FILE, {"cuda": (shop.run.read_json(heads.COSTS_FILE) or {})["cpu"]})
+    again().measure_largest(largest(shop))
+    assert measured == [1, 1]

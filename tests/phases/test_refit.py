@@ -75,7 +75,7 @@ def test_an_interrupted_refit_goes_on_to_the_same_model(
         evaluated(shop, choices, session=stopped, large=0)
     folder = shop.run.path / FOLDER
     assert len(list(folder.glob("*.fitting.safetensors"))) == 1
-    before = len(list(folder.iterdir())) - 1
+    before = len(list(folder.glob("*.safetensors"))) - 1
     assert (before > 0) is (role != "winner")
 
     shown: list[Any] = []
@@ -94,13 +94,27 @@ def test_an_interrupted_refit_goes_on_to_the_same_model(
     assert fractions == sorted(fractions)
 
 
-def test_a_small_refit_saves_nothing(workshop: Workshop) -> None:
+def test_what_was_fitted_and_timed_before_a_kill_is_not_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = workshop()
     choices = chosen(shop)
+    expected = evaluated(shop, choices)
     stopped, _ = stopped_while(shop, "", ticks=2)
     with pytest.raises(Interrupted):
         evaluated(shop, choices, session=stopped)
-    assert not (shop.run.path / FOLDER).exists()
+    folder, subnets = shop.run.path / FOLDER, {choice.candidate.subnet for choice in choices.values()}
+    heads, timed = len(list(folder.glob("*.safetensors"))), len(list(folder.glob("*.json")))
+    assert heads >= 1
+    fitted: list[Any] = []
+    fit = shop.work.fit
+    monkeypatch.setattr(shop.work, "fit", lambda *args, **options: fitted.append(1) or fit(*args, **options))
+    measured: list[Any] = []
+    monkeypatch.setattr(phase, "latency", lambda model, image: measured.append(1) or 0.001)
+    assert evaluated(shop, choices) == expected
+    assert len(fitted) == len({repr(choice) for choice in choices.values()}) - heads
+    assert len(measured) == len(subnets) - timed
+    assert not folder.exists()
 
 
 def interrupted(shop: Any, choice: Any) -> tuple[Refits, Any, torch.Tensor]:
