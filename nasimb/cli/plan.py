@@ -87,7 +87,7 @@ def plan(
 
     Some seconds of measuring on your images and this machine, then: what each phase gets, how many candidates to
     expect, time on the clock here and on more devices, the smallest useful budget, and money with --price. Nothing is
-    written.
+    written, but that an empty database named with --storage gets its tables, by which it shows that it works.
     Under a budget of trials: how long they will take. Exit code 2 where the budget is too small for anything useful.
     """
     refuse_torchrun()
