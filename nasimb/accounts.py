@@ -110,7 +110,8 @@ def examine(path: Path) -> Examined:
 
 def down_seconds(path: Path) -> float:
     """Seconds between the first and the last line in which the owner of the run was not running: shown, not charged."""
-    rows = [row for line in path.read_bytes().split(b"\n") if (row := _unchecked(line)) is not None]
+    data = path.read_bytes() if path.exists() else b""
+    rows = [row for line in data.split(b"\n") if (row := _unchecked(line)) is not None]
     rows = [row for row in rows if row.get("worker") == "main"]
     if not rows:
         return 0.0

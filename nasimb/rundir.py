@@ -217,6 +217,14 @@ class RunDir:
             raise self._damaged(name, "values whose key 'check' is not their check")
         return found
 
+    def read_derived(self, name: str, warn: Warn) -> dict[str, Any] | None:
+        """`read_json` of what can be made anew at little cost: None where it is damaged, and that is said."""
+        try:
+            return self.read_json(name)
+        except ResumeError:
+            warn(f"{self.path / name} is damaged; what it says is measured again.")
+            return None
+
     def append_trials(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to trials.csv, durably and with one write."""
         file = self.path / "trials.csv"

@@ -75,8 +75,9 @@ def build(
         provenance=dict(provenance),
     )
     model = Model(supernet.extract(candidate.subnet, statistics), head.to_module(), description).to(scoring.device)
-    image_BCHW = next(iter(target.batches(1, scoring.device)))[0]
-    latency_seconds = refits.latency(candidate.subnet, lambda: latency(model, image_BCHW))
+    latency_seconds = refits.latency(
+        candidate.subnet, lambda: latency(model, next(iter(target.batches(1, scoring.device)))[0])
+    )
     return Finalist(choice, model, {"macs": macs, "params": params, "latency_seconds": latency_seconds})
 
 

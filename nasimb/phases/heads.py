@@ -131,7 +131,7 @@ class HeadWork:
     def _measure(self, candidate: Candidate, heads: Sequence[Named]) -> bool:
         """Whether the largest subnet can be used. What was measured on this device before a kill is not again."""
         clock, device = self.session.clock, str(self.scoring.device)
-        kept = self.session.run.read_json(COSTS_FILE) or {}
+        kept = self.session.run.read_derived(COSTS_FILE, self.session.watcher.say) or {}
         found = self.costs.like(kept.get(device))
         if found is not None:
             self.costs = replace(found, compared_seconds={**found.compared_seconds, **self.costs.compared_seconds})
@@ -328,7 +328,7 @@ class HeadWork:
             if (candidate, repr(head)) in self._done:
                 continue
             expected = self.costs.compare_seconds(repr(head))
-            if features is None and not self._has_features(candidate):
+            if (candidate, id(self.scoring.fitted)) not in self._kept:
                 expected += self._relative(candidate) * self.costs.features_seconds()
             if expected > self.session.ledger.remaining() - keep_seconds:
                 self._refused.append(expected)

@@ -78,7 +78,7 @@ class Refits:
     def latency(self, subnet: Subnet, measure: Callable[[], float]) -> float:
         """Seconds, as measured now or before a kill, which took as long as all else of a small network's test."""
         name = f"{FOLDER}/{_digest(subnet.to_dict())}.json"
-        found = self._session.run.read_json(name)
+        found = self._session.run.read_derived(name, self._session.watcher.say)
         if found is None:
             self._folder.mkdir(exist_ok=True)
             found = self._session.run.write_json(name, {"latency_seconds": measure()})

@@ -127,9 +127,24 @@ class SharedSearch:
             self.session.watcher.say(line)
 
     def promoted(self, trials: Sequence[Trial], cost: str | None) -> list[Trial]:
-        """All trials, the best of those screened scored on all images by whoever is there; rows are written anew."""
-        assert self.scoring.screen is not None
+        """All trials, the best of those screened scored on all images by whoever is there; rows are written anew.
+
+        Raises:
+            StorageError: as `rows`.
+        """
         found = {trial.number: trial for trial in trials}
+        try:
+            self._promote(found, cost)
+        except StorageError as error:
+            if not self._over():
+                raise
+            self.session.watcher.say(f"The search ends with what it has: {error}")
+            self.session.run.replace_trials([trial.to_row() for trial in found.values()])
+        return list(found.values())
+
+    def _promote(self, found: dict[int, Trial], cost: str | None) -> None:
+        """`promoted`, which go into `found` by number."""
+        assert self.scoring.screen is not None
         works = [work for work in self.fleet.works() if work["task"] == packets.PROMOTE]
         out = {number for work in works for number in packets.numbers_of(work)}
         while True:
@@ -162,7 +177,7 @@ class SharedSearch:
                     keep = self.keep_seconds(self.study.scored)
                     line = promotions_not_started(waiting, list(found.values()), self._left(keep), keep)
                     self.session.watcher.say(line)
-                return list(found.values())
+                return
 
     def _promoted(self, ended: Ended, found: dict[int, Trial]) -> list[Trial]:
         """What became of trials that were to be scored on all images."""

@@ -84,22 +84,19 @@ class LocalWorkers:
         for slot in self._slots:
             if slot.process is not None and slot.process.stdin is not None:
                 slot.process.stdin.close()
-        deadline = time.monotonic() + LEAVE_SECONDS
-        for slot in self._slots:
-            if slot.process is not None:
-                try:
-                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
-                except subprocess.TimeoutExpired:
-                    slot.process.terminate()
-        deadline = time.monotonic() + LEAVE_SECONDS
-        for slot in self._slots:
-            if slot.process is not None:
-                try:
-                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
-                except subprocess.TimeoutExpired:
-                    slot.process.kill()
-                    slot.process.wait()
+        self._wait_or(lambda process: process.terminate())
+        self._wait_or(lambda process: process.kill())
         self._slots = []
+
+    def _wait_or(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        """Wait for a moment in all, and end those that are there still."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        for slot in self._slots:
+            if slot.process is not None:
+                try:
+                    slot.process.wait(max(deadline - time.monotonic(), 0.0))
+                except subprocess.TimeoutExpired:
+                    end(slot.process)
 
     def _log(self, slot: _Slot) -> Path:
         return self._run / "workers" / f"{slot.number}.log"

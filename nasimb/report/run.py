@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasimb.accounts import down_seconds
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import Extension, extensions
 from nasimb.ledger import clock_seconds, read_account
@@ -28,6 +29,7 @@ class Run:
         spent_seconds: by phase.
         trained: what supernet.json says, where the folder is that of a finished `nasimb supernet train`.
         extensions: of its budget, in order.
+        down_seconds: between its processes, which cost nothing.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Run:
     spent_seconds: dict[str, float]
     trained: dict[str, Any] | None = None
     extensions: Sequence[Extension] = ()
+    down_seconds: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -54,6 +57,7 @@ class Run:
             spent_seconds=clock_seconds(read_account(folder.ledger)),
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
+            down_seconds=down_seconds(folder.ledger),
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
         if len(found.trials) < counted:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
+from nasimb.report.status import LEAST_DOWN_SECONDS
 from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
 from nasimb.search.trial import failure_counts
 
@@ -71,6 +72,8 @@ def closing_lines(run: Run, folder: Path) -> list[str]:
             f"{screening['of_images']:,} images, {screening['promoted']:,} promoted to all of them; "
             f"that saved about {screening['saved_seconds']:.1f} s"
         )
+    if run.down_seconds >= LEAST_DOWN_SECONDS:
+        lines.append(f"down: {run.down_seconds:,.0f} s between its processes, not charged")
     lines += [f"note: {note}" for note in data_notes(run)]
     return [*lines, f'model: nasimb.load("{folder / "best"}").predict(images)']
 

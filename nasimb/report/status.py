@@ -14,6 +14,8 @@ STATES = {
     INFEASIBLE: "over a limit",
     FAILED: "failed",
 }
+LEAST_DOWN_SECONDS = 1.0
+"""Less is what the times of two lines lack."""
 
 
 def status_lines(run: Run) -> list[str]:
@@ -29,6 +31,8 @@ def status_lines(run: Run) -> list[str]:
         f"budget   {run.config['budget']}{extended}",
         f"spent    {sum(run.spent_seconds.values()):.1f} s ({spent or 'nothing yet'})",
     ]
+    if run.down_seconds >= LEAST_DOWN_SECONDS:
+        lines.append(f"down     {run.down_seconds:,.0f} s between its processes, not charged")
     if run.trained is not None:
         lines.append(f"trained  {run.trained['info']['steps']} steps; search with --supernet")
     states = Counter(trial.state for trial in run.trials)

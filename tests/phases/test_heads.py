@@ -296,3 +296,21 @@ def test_what_was_measured_before_a_kill_is_not_again(workshop: Workshop, monkey
     shop.run.write_json(heads.COSTS_FILE, {"cuda": (shop.run.read_json(heads.COSTS_FILE) or {})["cpu"]})
     again().measure_largest(largest(shop))
     assert measured == [1, 1]
+    file = shop.run.path / heads.COSTS_FILE
+    file.write_bytes(file.read_bytes().replace(b"smallest", b"smollest"))
+    again().measure_largest(largest(shop))
+    assert measured == [1, 1, 1]
+    assert any("is damaged; what it says is measured again" in line for line in shop.watcher.lines)
+
+
+def test_features_at_hand_are_not_expected_to_take_time_again(workshop: Workshop) -> None:
+    """With images held out too, whose comparison is paid for by what was made to measure it."""
+    shop = workshop("validation=holdout", limit=100.0)
+    with shop.session.ledger.phase("head"):
+        work = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+        work._measure(largest(shop), [PLAIN, *work.comparison.heads])
+        work.costs = replace(work.costs, calibrate_seconds=1000.0)
+        assert work._try(largest(shop), work.comparison.heads, 0.0, keep_seconds=0.0)
+        assert not work._try(
+            Candidate(shop.ground.space.smallest(), "natural"), work.comparison.heads, 0.0, keep_seconds=0.0
+        )

@@ -106,6 +106,8 @@ def test_what_was_fitted_and_timed_before_a_kill_is_not_again(
     folder, subnets = shop.run.path / FOLDER, {choice.candidate.subnet for choice in choices.values()}
     heads, timed = len(list(folder.glob("*.safetensors"))), len(list(folder.glob("*.json")))
     assert heads >= 1
+    damaged = next(iter(folder.glob("*.json")))
+    damaged.write_text(damaged.read_text().replace("0.001", "0.009"))
     fitted: list[Any] = []
     fit = shop.work.fit
     monkeypatch.setattr(shop.work, "fit", lambda *args, **options: fitted.append(1) or fit(*args, **options))
@@ -113,7 +115,8 @@ def test_what_was_fitted_and_timed_before_a_kill_is_not_again(
     monkeypatch.setattr(phase, "latency", lambda model, image: measured.append(1) or 0.001)
     assert evaluated(shop, choices) == expected
     assert len(fitted) == len({repr(choice) for choice in choices.values()}) - heads
-    assert len(measured) == len(subnets) - timed
+    assert len(measured) == len(subnets) - timed + 1
+    assert any("is damaged; what it says is measured again" in line for line in shop.watcher.lines)
     assert not folder.exists()
 
 

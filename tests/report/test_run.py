@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from nasimb.accounts import Charge, line_of
 from nasimb.errors import InputError, ResumeError
 from nasimb.report import Run
+from nasimb.report.show import closing_lines
 from nasimb.report.status import status_lines
 
 
@@ -117,3 +119,17 @@ def test_a_damaged_file_is_named(folder: Path, name: str, text: str) -> None:
     with pytest.raises(InputError, match=name) as refused:
         Run.read(folder)
     assert "\n" not in str(refused.value)
+
+
+def test_downtime_is_told_where_there_was_any(folder: Path) -> None:
+    run = Run.read(folder)
+    assert not any(line.startswith("down") for line in [*status_lines(run), *closing_lines(run, folder)])
+    lines = (folder / "ledger.jsonl").read_bytes()
+    values = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    later = line_of(Charge("search", "main", 0, 1), 0.0, values[-1]["at"] + 100)
+    (folder / "ledger.jsonl").write_bytes(lines + later.encode())
+    again = Run.read(folder)
+    assert any(line.startswith("down     10") for line in status_lines(again))
+    assert any(line.startswith("down: 10") and "not charged" in line for line in closing_lines(again, folder))
+    (folder / "ledger.jsonl").unlink()  # its mark is left
+    assert Run.read(folder).spent_seconds.keys() == run.spent_seconds.keys()
