@@ -108,15 +108,19 @@ def examine(path: Path) -> Examined:
     return Examined(restored, len(rows), f"{path}: {found}; the account is restored from {mark_file.name}{later}")
 
 
-def down_seconds(path: Path) -> float:
-    """Seconds between the first and the last line in which the owner of the run was not running: shown, not charged."""
+def down_seconds(path: Path, spent_seconds: float) -> float:
+    """Seconds between the first and the last line in which the owner of the run was not running: shown, not charged.
+
+    Args:
+        spent_seconds: on the clock, by the account, which counts what damaged lines said.
+    """
     data = path.read_bytes() if path.exists() else b""
     rows = [row for line in data.split(b"\n") if (row := _unchecked(line)) is not None]
     rows = [row for row in rows if row.get("worker") == "main"]
     if not rows:
         return 0.0
     passed = float(rows[-1]["at"]) - float(rows[0]["at"]) + float(rows[0]["seconds"])
-    return max(passed - sum(float(row["seconds"]) for row in rows), 0.0)
+    return max(passed - spent_seconds, 0.0)
 
 
 def _torn(path: Path, torn: bytes) -> str | None:

@@ -303,5 +303,12 @@ def test_downtime_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             clock.now += 5
             now[0] += 5
         now[0] += 100
-    assert down_seconds(path) == pytest.approx(200)
+
+    def down() -> float:
+        return down_seconds(path, sum(clock_seconds(read_account(path)).values()))
+
+    assert down() == pytest.approx(200)
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second.replace(b"search", b"sEarch") + third)
+    assert down() == pytest.approx(200), "a damaged line is no downtime"
     assert Ledger(path, clock).spent() == 15

@@ -49,15 +49,16 @@ class Run:
             InputError: it is no run folder. ResumeError: a file of it is damaged.
         """
         folder = RunDir(path)
+        spent_seconds = clock_seconds(read_account(folder.ledger))
         found = cls(
             name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
             trials=trials_of(folder),
-            spent_seconds=clock_seconds(read_account(folder.ledger)),
+            spent_seconds=spent_seconds,
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
-            down_seconds=down_seconds(folder.ledger),
+            down_seconds=down_seconds(folder.ledger, sum(spent_seconds.values())),
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
         if len(found.trials) < counted:
