@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from nasimb.nn.moments import Moments
 from nasimb.spec import Spec
+
+Reach = Literal["recipe", "process", "ranks"]
+"""Whose batches a norm uses where several processes train: as the recipe says, its own alone, or those of all."""
 
 
 class Norm(nn.Module, ABC):
@@ -17,9 +21,13 @@ class Norm(nn.Module, ABC):
 
     Attributes:
         needs_calibration: whether `forward` takes moments. A norm over single images (group, layer) does not.
+        activates: whether a nonlinearity is part of it, so that none must follow where one otherwise would.
+        reach: whose batches it uses where several processes train.
     """
 
     needs_calibration: ClassVar[bool] = True
+    activates: ClassVar[bool] = False
+    reach: ClassVar[Reach] = "recipe"
 
     @abstractmethod
     def forward(self, x_BCHW: Tensor, moments: Moments | None) -> Tensor:
@@ -34,10 +42,65 @@ class Norm(nn.Module, ABC):
 
 
 class NormSpec(Spec, ABC):
-    """Options of a normaliser."""
+    """Options of a normaliser.
+
+    Attributes:
+        parameters_per_channel: of an extracted layer.
+    """
+
+    parameters_per_channel: ClassVar[int] = 2
 
     name: str
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it takes every norm of the blocks that choose it, or the last one (and the shortcut's) alone."""
+        return False
 
     @abstractmethod
     def build(self, max_channels: int, generator: torch.Generator) -> Norm:
         """The layer with fresh parameters; random ones, if any, come from `generator`."""
+
+    def plain(self, channels: int, generator: torch.Generator | None = None) -> nn.Module:
+        """A fresh plain layer of this kind to be trained by itself, with running statistics where it has any.
+
+        Unlike an extracted layer it keeps whatever makes the kind special in training. `generator` is for those that
+        start at random; None: the same start every time.
+        """
+        return self.build(channels, generator or torch.Generator().manual_seed(0)).extract(channels, None)
+
+
+class PlacedSpec(NormSpec, ABC):
+    """Options of a normaliser that a block may use in its middle too.
+
+    Attributes:
+        where: `last` takes the place of the last norm of each block and of the shortcut's; `all` that of every norm
+            of the block.
+    """
+
+    where: Literal["last", "all"] = "last"
+
+    @property
+    def everywhere(self) -> bool:
+        """See `NormSpec.everywhere`."""
+        return self.where == "all"
+
+
+class EpsilonSpec(PlacedSpec, ABC):
+    """What nearly all have.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: PositiveFloat = 1e-5
+
+
+class RunningSpec(EpsilonSpec, ABC):
+    """What those over batches have.
+
+    Attributes:
+        momentum: weight of the newest batch in the running statistics of a plain layer; a super-network has none.
+    """
+
+    momentum: float = Field(default=0.1, gt=0, le=1)

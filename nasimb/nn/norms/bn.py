@@ -5,33 +5,31 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
-from torch import Tensor, nn
+from pydantic import Field, PositiveFloat
 
-from nasimb.nn.norms.affine import AffineBatchNorm
+from nasimb.nn.norms.affine import OwnAffineBatchNorm
 from nasimb.nn.norms.base import NormSpec
 
 
 @final
-class BatchNorm(AffineBatchNorm):
-    """The weights themselves: `weight = gamma`, `bias = beta`."""
-
-    def __init__(self, max_channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(max_channels))
-        self.bias = nn.Parameter(torch.zeros(max_channels))
-
-    def weight_and_bias(self, channels: int) -> tuple[Tensor, Tensor]:
-        """The leading entries."""
-        return self.weight[:channels], self.bias[:channels]
+class BatchNorm(OwnAffineBatchNorm):
+    """Batch normalisation as it is."""
 
 
 @final
 class BatchNormSpec(NormSpec):
-    """Plain batch normalisation; no options."""
+    """Plain batch normalisation. It has no `where`: the other norms of a block are batch norms anyway.
+
+    Attributes:
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics of a plain layer; a super-network has none.
+    """
 
     name: Literal["bn"] = "bn"
+    eps: PositiveFloat = 1e-5
+    momentum: float = Field(default=0.1, gt=0, le=1)
 
     def build(self, max_channels: int, generator: torch.Generator) -> BatchNorm:
         """Weights start at 1, biases at 0."""
         del generator
-        return BatchNorm(max_channels)
+        return BatchNorm(max_channels, self.eps, self.momentum)
