@@ -5,8 +5,9 @@ measured in units of each channel's source variance, as the normaliser sees it.
 
 The weight of a layer is the posterior mean of `D / (D + b)`: D is the mean square of the shift over the layer's
 channels, b the sampling noise of the target's means. Given D, that ratio is the linear weight of the smallest mean
-squared error; given only the data, the smallest expected one has its posterior mean. What the data say about D is
-pooled over the channels, since one channel says next to nothing.
+squared error; given only the data, its posterior mean is. What the data say about D is pooled over the channels, since
+one channel says next to nothing: their mean square difference is about a chi-square variable around D + b. Where it is
+near b, a plain estimate of D is 0 for half of all batches and too large for the others; the prior decides instead.
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ from nasimb.nn.moments import Moments, merged, moments
 EPSILON = 1e-5
 """Added to variances that divide, as in batch normalisation: a channel that is always 0 shifts nothing."""
 
-PRIOR_SHIFT = 0.15
-"""Median of the prior of a layer's root mean square shift, in source standard deviations: half-Cauchy, so heavy-tailed
-that a large shift is believed. Chosen between shifts that no accuracy would notice (0.05) and corruption (0.5)."""
+MEDIAN_SHIFT = 0.12
+"""Median, under the prior, of a layer's root mean square shift in source standard deviations: of the order of what
+another camera does (0.1), below what corruption does (0.3 and more)."""
+
+PRIOR_SHAPE = 1.5
+"""Of the prior of D, a Lomax distribution: flat below its scale, so that no shift counts as unlikely for being small,
+and with a tail heavy enough (infinite variance) that a large shift is believed when it is seen."""
 
 EXCESS_KURTOSIS = 6.0
 """Of the means of single images: that of an exponential variable, cautious for activations behind a ReLU."""
 
-_SHIFTS_G = torch.logspace(-3, 2, 81, dtype=torch.float64)
-# Density times the step of the grid, which grows with the shift.
-_LOG_PRIOR_G = torch.log(_SHIFTS_G / (1 + (_SHIFTS_G / PRIOR_SHIFT) ** 2))
-_SQUARES_G = _SHIFTS_G**2
+_SQUARES_G = torch.logspace(-6, 4, 81, dtype=torch.float64)
+_SCALE = MEDIAN_SHIFT**2 / (2 ** (1 / PRIOR_SHAPE) - 1)
+# Density of the prior times the step of the grid, which grows with D.
+_LOG_PRIOR_G = torch.log(_SQUARES_G) - (PRIOR_SHAPE + 1) * torch.log1p(_SQUARES_G / _SCALE)
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,17 +92,25 @@ def effective_n(sample: Sampled) -> Tensor:
 def mixing_weight(source: Moments, target: Sampled, source_images: float | None) -> Tensor:
     """Weight of the target for one layer: 0-d float32 in [0, 1].
 
-    The mean square of the differences, `S`, is taken as a scaled chi-square variable around `D + b`, whose degrees of
-    freedom allow for the kurtosis of means of few images and for channels of unequal noise (Satterthwaite 1946).
+    Dimensions before the channels are layers of their own, of equally many channels: [..., C] gives [...].
 
     Args:
         source_images: images behind the source's moments, which are noise too; None: too many to matter.
     """
     per_variance_C = 1 / (source.var_C.double() + EPSILON)
     noise_C = target.mean_variance_C.double() * per_variance_C
-    difference_C = source.mean_C.double() - target.moments.mean_C.double()
-    found = (difference_C**2 * per_variance_C).mean()
-    return _posterior_weight(found, noise_C, target.images, source_images).float()
+    differences_C = (source.mean_C.double() - target.moments.mean_C.double()) ** 2 * per_variance_C
+    squares_G, log_prior_G = _SQUARES_G.to(noise_C.device), _LOG_PRIOR_G.to(noise_C.device)
+
+    found, noise = differences_C.mean(-1, keepdim=True), noise_C.mean(-1, keepdim=True)
+    # Means of as many source images of the same kind would be as noisy.
+    source_noise = noise * (target.images / source_images) if source_images else 0.0
+    total_G = squares_G + source_noise + noise
+    share_G = noise / total_G
+    freedom_G = _freedom(share_G, noise_C, target.images)
+    log_ratio_G = torch.log(freedom_G / total_G * found.clamp(min=_LEAST))
+    log_likelihood_G = freedom_G * (log_ratio_G - found / total_G) - torch.lgamma(freedom_G)
+    return (torch.softmax(log_prior_G + log_likelihood_G, -1) * (1 - share_G)).sum(-1).float()
 
 
 def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
@@ -110,17 +124,19 @@ def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
     return Moments(mean_C, torch.lerp(source.var_C, target.var_C, weight) + weight * (1 - weight) * between_C)
 
 
-def _posterior_weight(found: Tensor, noise_C: Tensor, images: int, source_images: float | None) -> Tensor:
-    squares_G, log_prior_G = _SQUARES_G.to(noise_C.device), _LOG_PRIOR_G.to(noise_C.device)
-    noise, channels = noise_C.mean(), len(noise_C)
-    # Means of as many source images of the same kind would be as noisy.
-    source_noise = noise * (images / source_images) if source_images else torch.zeros_like(noise)
-    total_G = squares_G + source_noise + noise
-    share_G = noise / total_G
-    freedom_G = 2 * channels / (2 + share_G**2 * (EXCESS_KURTOSIS / images))
-    log_G = log_prior_G + freedom_G / 2 * (torch.log(freedom_G / 2 * found / total_G) - found / total_G)
-    log_G = log_G - torch.lgamma(freedom_G / 2)
-    return torch.softmax(log_G, 0) @ (1 - share_G)
+def _freedom(share_G: Tensor, noise_C: Tensor, images: int) -> Tensor:
+    """Half the degrees of freedom of the mean square difference, of which noise is `share_G`, as a chi-square variable.
+
+    Few if the noise of few channels dominates (Satterthwaite 1946), if the means have heavy tails, and if the noise
+    itself is only estimated.
+    """
+    kurtosis = EXCESS_KURTOSIS / images
+    of_estimate = 2 / (images - 1) + kurtosis
+    # Estimates of equal noise differ too: by this much, relative to its square.
+    unevenness = (noise_C**2).mean(-1, keepdim=True) / (1 + of_estimate)
+    uneven = (unevenness / (noise_C.mean(-1, keepdim=True) ** 2).clamp(min=_LEAST)).clamp(min=1.0)
+    variance_G = 2 + share_G**2 * (2 * (uneven - 1) + uneven * (kurtosis + of_estimate))
+    return noise_C.shape[-1] / variance_G
 
 
 def _squares_between(sample: Sampled) -> Tensor:
