@@ -101,7 +101,7 @@ def _gamma_tails(x: Floats, n: Floats, b: Floats) -> tuple[Floats, Floats]:
     u = s * np.sqrt(n) * (1 + bx)
     near = np.abs(r) < SMALL_TILT
     safe_r, safe_u = np.where(near, 1.0, r), np.where(near, 1.0, u)
-    # r = u (1 - b x / 3 + ...): at x = 0 the difference of the two infinities is -b / (3 sqrt(n)), -rho3 / 6 of the mean.
+    # r = u (1 - b x / 3 + ...): at x = 0 the difference of the infinities is -b / (3 sqrt(n)), -1/6 of the mean's rho3.
     limit = -b / np.sqrt(n) * (1 / 3 - bx / 12)
     correction = np.where(near, limit, 1 / safe_u - 1 / safe_r)
     upper = ndtr(-r) + _density(r) * correction

@@ -24,8 +24,8 @@ EPSILON = 1e-5
 """Added to variances that divide, as in batch normalisation: a channel that is always 0 shifts nothing."""
 
 MEDIAN_SHIFT = 0.12
-"""Median, under the prior, of a layer's root mean square shift in source standard deviations: of the order of what
-another camera does (0.1), below what corruption does (0.3 and more)."""
+"""Median, under the prior, of a layer's root mean square shift in source standard deviations. With the shape chosen
+once for all layers, so that no cell of `nasimb bench mixing` is much worse than the best fixed weight there."""
 
 PRIOR_SHAPE = 1.5
 """Of the prior of D, a Lomax distribution: flat below its scale, so that no shift counts as unlikely for being small,
@@ -34,7 +34,7 @@ and with a tail heavy enough (infinite variance) that a large shift is believed 
 EXCESS_KURTOSIS = 6.0
 """Of the means of single images: that of an exponential variable, cautious for activations behind a ReLU."""
 
-_SQUARES_G = torch.logspace(-6, 4, 81, dtype=torch.float64)
+_SQUARES_G = torch.logspace(-6, 4, 101, dtype=torch.float64)
 _SCALE = MEDIAN_SHIFT**2 / (2 ** (1 / PRIOR_SHAPE) - 1)
 # Density of the prior times the step of the grid, which grows with D.
 _LOG_PRIOR_G = torch.log(_SQUARES_G) - (PRIOR_SHAPE + 1) * torch.log1p(_SQUARES_G / _SCALE)
@@ -85,7 +85,10 @@ def pooled_samples(a: Sampled, b: Sampled) -> Sampled:
 
 
 def effective_n(sample: Sampled) -> Tensor:
-    """How many independent values would give each channel's mean as exactly; infinite where images do not differ."""
+    """How many independent values would give each channel's mean as exactly.
+
+    Infinite in a channel whose images all have one mean, NaN where all pixels are equal.
+    """
     return sample.moments.var_C / sample.mean_variance_C
 
 
@@ -97,20 +100,21 @@ def mixing_weight(source: Moments, target: Sampled, source_images: float | None)
     Args:
         source_images: images behind the source's moments, which are noise too; None: too many to matter.
     """
-    per_variance_C = 1 / (source.var_C.double() + EPSILON)
-    noise_C = target.mean_variance_C.double() * per_variance_C
-    differences_C = (source.mean_C.double() - target.moments.mean_C.double()) ** 2 * per_variance_C
+    scale_C = source.var_C + EPSILON
+    noise_C = target.mean_variance_C / scale_C
+    differences_C = (source.mean_C - target.moments.mean_C) ** 2 / scale_C
     squares_G, log_prior_G = _SQUARES_G.to(noise_C.device), _LOG_PRIOR_G.to(noise_C.device)
 
-    found, noise = differences_C.mean(-1, keepdim=True), noise_C.mean(-1, keepdim=True)
+    found = differences_C.mean(-1, keepdim=True).double()
+    noise = noise_C.mean(-1, keepdim=True).double()
     # Means of as many source images of the same kind would be as noisy.
-    source_noise = noise * (target.images / source_images) if source_images else 0.0
-    total_G = squares_G + source_noise + noise
+    others = 1 + target.images / source_images if source_images else 1.0
+    total_G = squares_G + noise * others
     share_G = noise / total_G
-    freedom_G = _freedom(share_G, noise_C, target.images)
-    log_ratio_G = torch.log(freedom_G / total_G * found.clamp(min=_LEAST))
-    log_likelihood_G = freedom_G * (log_ratio_G - found / total_G) - torch.lgamma(freedom_G)
-    return (torch.softmax(log_prior_G + log_likelihood_G, -1) * (1 - share_G)).sum(-1).float()
+    freedom_G = _half_freedom(share_G, noise_C, noise, target.images)
+    ratio_G = found.clamp(min=_LEAST) / total_G
+    log_G = freedom_G * (torch.log(freedom_G * ratio_G) - ratio_G) - torch.lgamma(freedom_G) + log_prior_G
+    return (1 - (torch.softmax(log_G, -1) * share_G).sum(-1)).float()
 
 
 def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
@@ -124,19 +128,21 @@ def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
     return Moments(mean_C, torch.lerp(source.var_C, target.var_C, weight) + weight * (1 - weight) * between_C)
 
 
-def _freedom(share_G: Tensor, noise_C: Tensor, images: int) -> Tensor:
+def _half_freedom(share_G: Tensor, noise_C: Tensor, noise: Tensor, images: int) -> Tensor:
     """Half the degrees of freedom of the mean square difference, of which noise is `share_G`, as a chi-square variable.
 
     Few if the noise of few channels dominates (Satterthwaite 1946), if the means have heavy tails, and if the noise
     itself is only estimated.
+
+    Args:
+        noise: mean of `noise_C`.
     """
     kurtosis = EXCESS_KURTOSIS / images
     of_estimate = 2 / (images - 1) + kurtosis
-    # Estimates of equal noise differ too: by this much, relative to its square.
-    unevenness = (noise_C**2).mean(-1, keepdim=True) / (1 + of_estimate)
-    uneven = (unevenness / (noise_C.mean(-1, keepdim=True) ** 2).clamp(min=_LEAST)).clamp(min=1.0)
-    variance_G = 2 + share_G**2 * (2 * (uneven - 1) + uneven * (kurtosis + of_estimate))
-    return noise_C.shape[-1] / variance_G
+    # Estimates of equal noise differ too: by `of_estimate`, relative to its square.
+    square = (noise_C * noise_C).mean(-1, keepdim=True).double()
+    uneven = (square / (1 + of_estimate) / (noise * noise).clamp(min=_LEAST)).clamp(min=1.0)
+    return noise_C.shape[-1] / (2 + share_G**2 * ((2 + kurtosis + of_estimate) * uneven - 2))
 
 
 def _squares_between(sample: Sampled) -> Tensor:
