@@ -31,7 +31,7 @@ FLOORS = (
     ("supernet",),
     ("cost", "heads"),
     ("search",),
-    ("evaluate", "export", "report", "display"),
+    ("evaluate", "export", "adapt", "report", "display"),
     ("phases",),
     ("config", "retrain"),
     ("assemble",),

@@ -30,6 +30,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "budgets": ("budgets:budgets",),
     "screening": ("screening:screening",),
     "ranking": ("ranking:ranking",),
+    "mixing": ("mixing:mixing",),
 }
 """Benchmarks by name: what each measures, as module:function of this package. Loaded when asked for."""
 

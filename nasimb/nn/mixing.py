@@ -1,0 +1,149 @@
+"""Mixing the moments of the source with those of a few images of the target.
+
+Shapes: B images, C channels, H and W pixels, G points of a grid. A weight is always that of the target. Everything is
+measured in units of each channel's source variance, as the normaliser sees it.
+
+The weight of a layer is the posterior mean of `D / (D + b)`: D is the mean square of the shift over the layer's
+channels, b the sampling noise of the target's means. Given D, that ratio is the linear weight of the smallest mean
+squared error; given only the data, its posterior mean is. What the data say about D is pooled over the channels, since
+one channel says next to nothing: their mean square difference is about a chi-square variable around D + b. Where it is
+near b, a plain estimate of D is 0 for half of all batches and too large for the others; the prior decides instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nasimb.errors import InputError
+from nasimb.nn.moments import Moments, merged, moments
+
+EPSILON = 1e-5
+"""Added to variances that divide, as in batch normalisation: a channel that is always 0 shifts nothing."""
+
+MEDIAN_SHIFT = 0.12
+"""Median, under the prior, of a layer's root mean square shift in source standard deviations. With the shape chosen
+once for all layers, so that no cell of `nasimb bench mixing` is much worse than the best fixed weight there."""
+
+PRIOR_SHAPE = 1.5
+"""Of the prior of D, a Lomax distribution: flat below its scale, so that no shift counts as unlikely for being small,
+and with a tail heavy enough (infinite variance) that a large shift is believed when it is seen."""
+
+EXCESS_KURTOSIS = 6.0
+"""Of the means of single images: that of an exponential variable, cautious for activations behind a ReLU."""
+
+_SQUARES_G = torch.logspace(-6, 4, 101, dtype=torch.float64)
+_SCALE = MEDIAN_SHIFT**2 / (2 ** (1 / PRIOR_SHAPE) - 1)
+# Density of the prior times the step of the grid, which grows with D.
+_LOG_PRIOR_G = torch.log(_SQUARES_G) - (PRIOR_SHAPE + 1) * torch.log1p(_SQUARES_G / _SCALE)
+_LEAST = 1e-30
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sampled:
+    """Moments of some images of the target, and how far they are to be trusted.
+
+    Attributes:
+        moments: over images and pixels.
+        mean_variance_C: estimated variance of `moments.mean_C`: that of the means of single images / images. Pixels of
+            one image resemble each other, so that their number does not matter.
+        images: how many, at least 2; all of one size.
+    """
+
+    moments: Moments
+    mean_variance_C: Tensor
+    images: int
+
+
+def sampled(x_BCHW: Tensor) -> Sampled:
+    """What a batch says of the target.
+
+    Raises:
+        InputError: it is a single image.
+    """
+    images = len(x_BCHW)
+    if images < 2:
+        raise InputError(
+            "moments to be mixed must come from at least 2 images", got=images, do="Use larger batches, or a window."
+        )
+    image_means_BC = x_BCHW.float().mean((2, 3))
+    return Sampled(moments(x_BCHW), image_means_BC.var(0, correction=1) / images, images)
+
+
+def pooled_samples(a: Sampled, b: Sampled) -> Sampled:
+    """What the images of both say together: exact (Chan, Golub and LeVeque 1983) where all images are of one size."""
+    images = a.images + b.images
+    shift_C = (a.moments.mean_C.double() - b.moments.mean_C.double()) ** 2
+    squares_C = _squares_between(a) + _squares_between(b) + shift_C * (a.images * b.images / images)
+    return Sampled(
+        merged([a.moments, b.moments], [a.images, b.images]),
+        (squares_C / (images * (images - 1))).float(),
+        images,
+    )
+
+
+def effective_n(sample: Sampled) -> Tensor:
+    """How many independent values would give each channel's mean as exactly.
+
+    Infinite in a channel whose images all have one mean, NaN where all pixels are equal.
+    """
+    return sample.moments.var_C / sample.mean_variance_C
+
+
+def mixing_weight(source: Moments, target: Sampled, source_images: float | None) -> Tensor:
+    """Weight of the target for one layer: 0-d float32 in [0, 1].
+
+    Dimensions before the channels are layers of their own, of equally many channels: [..., C] gives [...].
+
+    Args:
+        source_images: images behind the source's moments, which are noise too; None: too many to matter.
+    """
+    scale_C = source.var_C + EPSILON
+    noise_C = target.mean_variance_C / scale_C
+    differences_C = (source.mean_C - target.moments.mean_C) ** 2 / scale_C
+    squares_G, log_prior_G = _SQUARES_G.to(noise_C.device), _LOG_PRIOR_G.to(noise_C.device)
+
+    found = differences_C.mean(-1, keepdim=True).double()
+    noise = noise_C.mean(-1, keepdim=True).double()
+    # Means of as many source images of the same kind would be as noisy.
+    others = 1 + target.images / source_images if source_images else 1.0
+    total_G = squares_G + noise * others
+    share_G = noise / total_G
+    freedom_G = _half_freedom(share_G, noise_C, noise, target.images)
+    ratio_G = found.clamp(min=_LEAST) / total_G
+    log_G = freedom_G * (torch.log(freedom_G * ratio_G) - ratio_G) - torch.lgamma(freedom_G) + log_prior_G
+    return (1 - (torch.softmax(log_G, -1) * share_G).sum(-1)).float()
+
+
+def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
+    """Moments of a mixture in which the target has a share of `weight`.
+
+    The variance is that of the mixture, with the part between the means: without it, it would be too small exactly
+    where the shift is large.
+    """
+    mean_C = torch.lerp(source.mean_C, target.mean_C, weight)
+    between_C = (source.mean_C - target.mean_C) ** 2
+    return Moments(mean_C, torch.lerp(source.var_C, target.var_C, weight) + weight * (1 - weight) * between_C)
+
+
+def _half_freedom(share_G: Tensor, noise_C: Tensor, noise: Tensor, images: int) -> Tensor:
+    """Half the degrees of freedom of the mean square difference, of which noise is `share_G`, as a chi-square variable.
+
+    Few if the noise of few channels dominates (Satterthwaite 1946), if the means have heavy tails, and if the noise
+    itself is only estimated.
+
+    Args:
+        noise: mean of `noise_C`.
+    """
+    kurtosis = EXCESS_KURTOSIS / images
+    of_estimate = 2 / (images - 1) + kurtosis
+    # Estimates of equal noise differ too: by `of_estimate`, relative to its square.
+    square = (noise_C * noise_C).mean(-1, keepdim=True).double()
+    uneven = (square / (1 + of_estimate) / (noise * noise).clamp(min=_LEAST)).clamp(min=1.0)
+    return noise_C.shape[-1] / (2 + share_G**2 * ((2 + kurtosis + of_estimate) * uneven - 2))
+
+
+def _squares_between(sample: Sampled) -> Tensor:
+    return sample.mean_variance_C.double() * (sample.images * (sample.images - 1))
