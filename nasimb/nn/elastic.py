@@ -75,7 +75,7 @@ class ElasticNorm(nn.Module):
         self, key: str, max_channels: int, choices: Mapping[str, NormSpec], generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.key = key
+        self.key, self._reach = key, {name: spec.reach for name, spec in choices.items()}
         self.choices = nn.ModuleDict(
             {as_module_name(name): spec.build(max_channels, generator) for name, spec in choices.items()}
         )
@@ -84,7 +84,7 @@ class ElasticNorm(nn.Module):
         """Normalise with the norm named `choice`."""
         norm = self.named(choice)
         if isinstance(moments_for, OverRanks):
-            moments_for = moments_for.reaching(norm.reach)
+            moments_for = moments_for.reaching(self._reach[choice])
         return cast(Tensor, norm(x_BCHW, moments_for(self.key, x_BCHW) if norm.needs_calibration else None))
 
     def activates(self, choice: str) -> bool:

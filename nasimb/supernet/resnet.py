@@ -147,10 +147,12 @@ class ResNetSupernet(Supernet):
             for name, spec in stage_norms(self.space, stage).items():
                 if isinstance(spec, NormalisedBatchNormSpec) and spec.scale != "layer":
                     own = as_module_name(name)
-                    key = own if spec.scale == "shared" else f"stage{number}_{own}"
+                    key = f"all_{own}" if spec.scale == "shared" else f"stage{number}_{own}"
                     _, width, layers = sharing.get(key, (spec, 0, []))
                     for block in cast(nn.ModuleList, blocks):
                         layers += cast(ElasticBlock, block).layers_of(name)
+                    if number == 1 and name == self._stem_choice:  # whose norm is one of the first stage's
+                        layers.append(cast(NormalisedBatchNorm, self.stem_norm.named(name)))
                     sharing[key] = spec, max(width, stage.widths[-1]), layers
         self.norm_scales = nn.ParameterDict()
         for key, (spec, width, layers) in sharing.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasimb.nn.norms.choices import norm_spec, stem_norm
+from nasimb.nn.norms.choices import trained_norms
 from nasimb.space import SearchSpace
 from nasimb.supernet.ranks import Ranks
 from nasimb.supernet.recipe import Recipe
@@ -13,11 +13,12 @@ FEWEST = 16
 
 def small_batch_note(space: SearchSpace, recipe: Recipe, ranks: Ranks) -> str | None:
     """A sentence for the user if batch norms are trained on fewer than 16 images at a time; None if all is well."""
-    together = ranks.size if recipe.sync_bn else 1
-    images = recipe.batch_size * together // (recipe.accumulation * ranks.size)
-    if images >= FEWEST or not _uses_batches(space):
+    own, together = (recipe.batch_size // (recipe.accumulation * processes) for processes in (ranks.size, 1))
+    seen = {"process": own, "ranks": together, "recipe": together if recipe.sync_bn else own}
+    images = min((seen[spec.reach] for spec in trained_norms(space) if spec.over_batches), default=FEWEST)
+    if images >= FEWEST:
         return None
-    more = "sync_bn for the images of all processes together; " if ranks.size > 1 and not recipe.sync_bn else ""
+    more = "sync_bn for the images of all processes together; " if images < together else ""
     return (
         f"Batch norms see {images} images at a time; below {FEWEST} their statistics are noisy. {more}gn, ln, in, frn"
         " and evonorm_s0 normalise every image by itself (with where: all in the middle of blocks too). Accumulation"
@@ -25,9 +26,7 @@ def small_batch_note(space: SearchSpace, recipe: Recipe, ranks: Ranks) -> str | 
     )
 
 
-def _uses_batches(space: SearchSpace) -> bool:
-    """Whether any norm of the space takes its statistics from a batch in training."""
-    specs = [stem_norm(space)[1]]
-    for name in {name for stage in space.stages for name in stage.norms}:
-        specs.append(norm_spec(space, name))
-    return any(spec.over_batches for spec in specs) or any(not spec.everywhere for spec in specs)
+def fewest_images(space: SearchSpace, recipe: Recipe) -> int:
+    """Images that a process's micro-batch must have for batch norms to have a variance."""
+    alone = any(spec.over_batches and spec.reach == "process" for spec in trained_norms(space))
+    return 1 if recipe.sync_bn and not alone else 2

@@ -41,6 +41,7 @@ from nasimb.supernet.ranks import ONE_PROCESS, Ranks, micro_batches
 from nasimb.supernet.recipe import Recipe as Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
 from nasimb.supernet.sgd import descend
+from nasimb.supernet.smallbatch import fewest_images
 
 STATE_FILE = "training.safetensors"
 STEPS_BETWEEN_CHECKS = 50
@@ -76,7 +77,7 @@ class Training:
         self.supernet = supernet.to(device).train().requires_grad_(True)
         self.source, self.recipe, self.seed, self.device, self.flip = source, recipe, seed, device, flip
         self.ranks = ranks
-        self._micro_batches = _micro_batches(recipe, ranks)
+        self._micro_batches = _micro_batches(recipe, ranks, fewest_images(supernet.space, recipe))
         self._own_B = torch.tensor([place for part in self._micro_batches for place in part])
         self._moments_for: MomentsFor = batch_moments
         if ranks.size > 1:
@@ -262,9 +263,9 @@ def _random_norms(subnet: Subnet, space: SearchSpace, rng: np.random.Generator) 
     return replace(subnet, norms=tuple(stage.norms[rng.integers(len(stage.norms))] for stage in space.stages))
 
 
-def _micro_batches(recipe: Recipe, ranks: Ranks) -> list[range]:
+def _micro_batches(recipe: Recipe, ranks: Ranks, fewest: int) -> list[range]:
     """What this rank computes of every batch, refused where a micro-batch would be too small."""
-    parts, fewest = recipe.accumulation * ranks.size, 1 if recipe.sync_bn else 2
+    parts = recipe.accumulation * ranks.size
     if ranks.size > 1 and recipe.batch_size < fewest * parts:
         failure = InputError(
             f"batch_size must give each of {parts} micro-batches {fewest} images, or batch norm has no variance",

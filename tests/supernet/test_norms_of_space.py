@@ -26,7 +26,7 @@ from nasimb.supernet.calibrate import calibrate
 from nasimb.supernet.checkpoint import load_supernet, save_supernet
 from nasimb.supernet.ranks import ONE_PROCESS
 from nasimb.supernet.recipe import Recipe
-from nasimb.supernet.smallbatch import small_batch_note
+from nasimb.supernet.smallbatch import fewest_images, small_batch_note
 from nasimb.supernet.train import Training
 from nasimb.supernet.tree import SubnetTree
 
@@ -187,6 +187,41 @@ def test_small_batches_are_spoken_of_where_a_norm_minds() -> None:
     assert small_batch_note(space_with(("bn",)), Recipe(batch_size=64, accumulation=8), ONE_PROCESS) is not None
     assert small_batch_note(space_with(("gn_all", "frn_all")), small, ONE_PROCESS) is None, "no batch norm at all"
     assert small_batch_note(space_with(("gn",)), small, ONE_PROCESS) is not None, "bn is still inside the blocks"
+
+
+def test_small_batches_are_counted_as_far_as_a_norm_reaches() -> None:
+    ranks = replace(ONE_PROCESS, rank=0, size=8)
+    everywhere = {"sync_all": {"name": "sync_bn", "where": "all"}, "ghost_all": {"name": "ghost_bn", "where": "all"}}
+    space = {name: space_with((name,), norm_options={name: everywhere[name]}) for name in everywhere}
+    recipe = Recipe(batch_size=64)
+    assert small_batch_note(space["sync_all"], recipe, ranks) is None, "64 images, of all processes"
+    assert "8 images" in str(small_batch_note(space["ghost_all"], recipe, ranks))
+    together = Recipe(batch_size=64, sync_bn=True)
+    assert "8 images" in str(small_batch_note(space["ghost_all"], together, ranks))
+    assert fewest_images(space["sync_all"], together) == 1
+    assert fewest_images(space["ghost_all"], together) == 2, "no process shares its ghosts"
+
+
+def test_scalars_of_unlucky_names_stay_apart_and_the_stem_shares(images: ImageSet) -> None:
+    options = {
+        "x": {"name": "nbn", "scale": "stage", "where": "all"},
+        "stage1_x": {"name": "nbn", "scale": "shared", "start": "one", "where": "all"},
+    }
+    supernet = training(space_with(("x", "stage1_x"), norm_options=options), images).supernet
+    starts = {name: float(tensor.detach()) for name, tensor in supernet.named_parameters() if tensor.ndim == 0}
+    assert starts == {
+        "norm_scales.stage1_x": pytest.approx(6**0.5), "norm_scales.stage2_x": pytest.approx(8**0.5),
+        "norm_scales.all_stage1_x": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["training", "_modules", "keys", "not a word"])
+def test_names_that_torch_needs_are_refused(name: str) -> None:
+    one_C = torch.ones(1)
+    with pytest.raises(InputError, match="no other use"):
+        build_supernet(
+            space_with((name,), norm_options={name: {"name": "gn"}}), 1, 3, one_C, one_C, torch.Generator()
+        )  # fmt: skip
 
 
 def test_a_stage_of_one_kind_has_no_other_norms() -> None:

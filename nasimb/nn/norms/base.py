@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from nasimb.errors import InputError
 from nasimb.nn.moments import Moments, Reach
 from nasimb.spec import Spec
 
@@ -19,12 +20,10 @@ class Norm(nn.Module, ABC):
     Attributes:
         needs_calibration: whether `forward` takes moments. A norm over single images (group, layer) does not.
         activates: whether a nonlinearity is part of it, so that none must follow where one otherwise would.
-        reach: whose batches it uses where several processes train.
     """
 
     needs_calibration: ClassVar[bool] = True
     activates: ClassVar[bool] = False
-    reach: ClassVar[Reach] = "recipe"
 
     @abstractmethod
     def forward(self, x_BCHW: Tensor, moments: Moments | None) -> Tensor:
@@ -38,16 +37,26 @@ class Norm(nn.Module, ABC):
         """
 
 
+def check_maps(x_BCHW: Tensor) -> None:
+    """Raise InputError unless these are maps: over other axes a norm would be another one."""
+    if x_BCHW.ndim != 4:
+        raise InputError(
+            "this norm must be given maps [B, C, H, W]", got=list(x_BCHW.shape), do="Use it after 2-d convolutions."
+        )
+
+
 class NormSpec(Spec, ABC):
     """Options of a normaliser.
 
     Attributes:
         parameters_per_channel: of an extracted layer.
         over_batches: whether its statistics in training are those of a batch.
+        reach: whose batches those are where several processes train.
     """
 
     parameters_per_channel: ClassVar[int] = 2
     over_batches: ClassVar[bool] = False
+    reach: ClassVar[Reach] = "recipe"
 
     name: str
 

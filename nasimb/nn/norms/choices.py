@@ -27,7 +27,7 @@ def norm_spec(space: SearchSpace, name: str) -> NormSpec:
         if name not in NORMS and ":" not in name:
             raise unknown_name("norm", name, [*NORMS, *variants])
         return from_table(NORMS, name, what="norm")
-    if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+    if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
         raise InputError(
             "a name in norm_options must be a word of letters, digits and underscores that torch has no other use for",
             got=name, do=f"Call it {space.norm(name)['name']}_1, for example."  # type: ignore[index]
@@ -57,3 +57,12 @@ def stem_norm(space: SearchSpace) -> tuple[str, NormSpec]:
     if all(norm_spec(space, name).everywhere for name in first):
         return first[0], norm_spec(space, first[0])
     return INNER_NORM, from_table(NORMS, INNER_NORM, what="norm")
+
+
+def trained_norms(space: SearchSpace) -> list[NormSpec]:
+    """Every norm that a super-network of this space trains, those inside blocks and the stem's included."""
+    found = [stem_norm(space)[1]]
+    for stage in space.stages:
+        norms = stage_norms(space, stage)
+        found += [*norms.values(), *inner_norms(norms).values()]
+    return found

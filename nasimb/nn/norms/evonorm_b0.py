@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import RunningSpec
+from nasimb.nn.norms.base import RunningSpec, check_maps
 from nasimb.nn.norms.evonorm import EvoNorm, EvoParameters
 from nasimb.nn.norms.groups import group_variance
 
 
 def _normalised(x_BCHW: Tensor, var_C: Tensor, parameters: EvoParameters, eps: float) -> Tensor:
+    check_maps(x_BCHW)
     channels = x_BCHW.shape[1]
     weight_C11, bias_C11, v_C11 = parameters.leading(channels)
     wide_BCHW = x_BCHW.float()
@@ -28,6 +29,7 @@ def _normalised(x_BCHW: Tensor, var_C: Tensor, parameters: EvoParameters, eps: f
 
 def _batch_variance(x_BCHW: Tensor) -> Tensor:
     """Biased, over images and pixels, with its gradient: var_C, float32. In two passes, as `nasimb.nn.moments`."""
+    check_maps(x_BCHW)
     wide_BCHW = x_BCHW.float()
     return (wide_BCHW - wide_BCHW.mean((0, 2, 3), keepdim=True)).square().mean((0, 2, 3))
 

@@ -12,12 +12,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import EpsilonSpec
+from nasimb.nn.norms.base import EpsilonSpec, check_maps
 from nasimb.nn.norms.evonorm import EvoNorm, EvoParameters
 from nasimb.nn.norms.groups import group_count, group_variance
 
 
 def _normalised(x_BCHW: Tensor, parameters: EvoParameters, group_size: int, eps: float) -> Tensor:
+    check_maps(x_BCHW)
     channels = x_BCHW.shape[1]
     weight_C11, bias_C11, v_C11 = parameters.leading(channels)
     wide_BCHW = x_BCHW.float()

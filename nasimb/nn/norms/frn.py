@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import Norm, PlacedSpec
+from nasimb.nn.norms.base import Norm, PlacedSpec, check_maps
 
 EPS = 1e-6
 """Fixed, as in the paper's experiments; it learns eps only for maps of one pixel."""
 
 
 def _normalised(x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, tau_C: Tensor) -> Tensor:
+    check_maps(x_BCHW)
     weight_C11, bias_C11, tau_C11 = (vector_C.float()[:, None, None] for vector_C in (weight_C, bias_C, tau_C))
     wide_BCHW = x_BCHW.float()
     scale_BC11 = (wide_BCHW.square().mean((2, 3), keepdim=True) + EPS).rsqrt() * weight_C11

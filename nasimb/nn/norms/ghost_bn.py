@@ -49,8 +49,6 @@ class PlainGhostBatchNorm(nn.BatchNorm2d):
 class GhostBatchNorm(OwnAffineBatchNorm):
     """Batch normalisation with given moments; over a batch, `ghost_batch` images at a time."""
 
-    reach: ClassVar[Reach] = "process"
-
     def __init__(self, max_channels: int, eps: float, momentum: float, ghost_batch: int) -> None:
         super().__init__(max_channels, eps, momentum)
         self.ghost_batch = ghost_batch
@@ -68,6 +66,8 @@ class GhostBatchNormSpec(RunningSpec):
     Attributes:
         ghost_batch: images that are normalised together in training, whatever the batch and however many processes.
     """
+
+    reach: ClassVar[Reach] = "process"
 
     name: Literal["ghost_bn"] = "ghost_bn"
     ghost_batch: int = Field(default=32, ge=2)

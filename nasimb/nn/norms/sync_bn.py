@@ -16,12 +16,12 @@ from nasimb.nn.norms.base import RunningSpec
 class SyncBatchNorm(OwnAffineBatchNorm):
     """Batch normalisation whose training moments are those of all processes; the same as `bn` where there is one."""
 
-    reach: ClassVar[Reach] = "ranks"
-
 
 @final
 class SyncBatchNormSpec(RunningSpec):
     """Synchronised batch normalisation, also where the recipe synchronises no other."""
+
+    reach: ClassVar[Reach] = "ranks"
 
     name: Literal["sync_bn"] = "sync_bn"
 

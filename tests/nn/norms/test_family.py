@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from nasimb.errors import InputError
 from nasimb.nn.moments import Moments, moments
 from nasimb.nn.norms import NORMS
 from nasimb.nn.norms.base import Norm
@@ -182,3 +183,10 @@ def test_a_plain_nbn_is_the_formula_with_its_gradients(bias: str) -> None:
     expected_BCHW.square().sum().backward()
     for ours, theirs in zip((layer.weight, layer.bias, layer.scale), copies, strict=True):
         assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "frn"])
+def test_other_things_than_maps_are_refused(name: str) -> None:
+    layer = NORMS[name].model_validate({}).plain(4)
+    with pytest.raises(InputError, match="maps"):
+        layer(torch.randn(2, 4, 6, 6, 6))
