@@ -14,13 +14,41 @@ from math import prod
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from nasimb.errors import IllegalSubnetError
 from nasimb.spec import Spec, find_shipped, parse, read_yaml
 
 Value = int | str
 Choices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Option = bool | int | float | str
+
+
+def _as_pairs(values: Any) -> Any:
+    """A mapping of mappings as pairs, which can be hashed."""
+    if not isinstance(values, Mapping):
+        return values
+    return tuple((key, tuple(inner.items()) if isinstance(inner, Mapping) else inner) for key, inner in values.items())
+
+
+def _as_mapping(pairs: tuple[tuple[str, tuple[tuple[str, Option], ...]], ...]) -> dict[str, dict[str, Option]]:
+    return {name: dict(options) for name, options in pairs}
+
+
+NormOptions = Annotated[
+    tuple[tuple[str, tuple[tuple[str, Option], ...]], ...], BeforeValidator(_as_pairs), PlainSerializer(_as_mapping)
+]
+"""Norms under names of one's own, each with its options; written and read as a mapping of mappings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +118,12 @@ class Stage(Spec):
 
 
 class SearchSpace(Spec):
-    """Everything a subnet may be. Choices only: data, never code."""
+    """Everything a subnet may be. Choices only: data, never code.
+
+    Attributes:
+        norm_options: norms with options under names that stages may list, such as
+            `{nbn_published: {name: nbn, bias: normalised, start: one}}`. What each option means, the norm says.
+    """
 
     name: str
     backbone: str
@@ -98,6 +131,7 @@ class SearchSpace(Spec):
     resolutions: Choices
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     taps: Choices = (1,)
+    norm_options: NormOptions = ()
 
     @field_validator("resolutions", "taps")
     @classmethod
@@ -109,6 +143,30 @@ class SearchSpace(Spec):
         if self.taps[-1] > len(self.stages):
             raise ValueError(f"taps must be at most the number of stages, {len(self.stages)}")
         return self
+
+    @model_validator(mode="after")
+    def _norm_options_are_used(self) -> SearchSpace:
+        listed = {norm for stage in self.stages for norm in stage.norms}
+        for name, options in self.norm_options:
+            if "name" not in dict(options):
+                raise ValueError(f"norm_options.{name} must have a name, that of the norm whose options it gives")
+            if name == "bn":
+                raise ValueError("norm_options must leave the name bn alone: it also is the norm inside blocks")
+            if name not in listed:
+                raise ValueError(f"norm_options.{name} must be listed among the norms of a stage")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A space without options is written, and hashed, as it was before there were any.
+        written: dict[str, Any] = handler(self)
+        if not self.norm_options:
+            written.pop("norm_options", None)
+        return written
+
+    def norm(self, name: str) -> str | dict[str, Option]:
+        """What a norm's name means here: itself, or the options given under it."""
+        return dict(dict(self.norm_options).get(name, ())) or name
 
     @classmethod
     def load(cls, name: str) -> SearchSpace:

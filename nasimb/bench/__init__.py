@@ -24,7 +24,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
         "head:imagenet_lt_head",
         "head:inat18_head",
     ),
-    "train": ("train:sandwich_over_plain",),
+    "train": ("train:sandwich_over_plain", "train:norms_over_two"),
     "storage": ("storage:orchestration",),
     "workers": ("workers:storage_time", "workers:throughput"),
     "budgets": ("budgets:budgets",),

@@ -6,7 +6,8 @@ Shapes: B images, C channels, H and W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from nasimb.supernet.train import Training
 
 STEPS, QUICK_STEPS = 4, 1
 """Steps a turn."""
+EIGHT_NORMS = ("bn", "nbn", "gn", "ln", "in", "evonorm_s0", "evonorm_b0", "frn")
 LONG_SECONDS = 3600.0
 """A training of this length: long enough for number formats to be measured and the better one taken."""
 
@@ -64,6 +66,35 @@ def sandwich_over_plain(conditions: Conditions) -> Iterator[Figure]:
         },
     )  # fmt: skip
     yield from made_with([figure], supernet="fresh weights")
+
+
+def norms_over_two(conditions: Conditions) -> Iterator[Figure]:
+    """norms_over_two: a sandwich step with eight norms to choose from in every stage / with bn and nbn alone."""
+    config = conditions.config
+    ground = load_bench_ground(conditions, config)
+    steps = QUICK_STEPS if conditions.quick else STEPS
+    trainings = {
+        "eight": new_training(config, _with_norms(ground, EIGHT_NORMS), LONG_SECONDS, "float32"),
+        "two": new_training(config, _with_norms(ground, EIGHT_NORMS[:2]), LONG_SECONDS, "float32"),
+    }
+
+    def step(training: Training) -> None:
+        for _ in range(steps):
+            training.step(0.5)
+
+    works = {name: partial(step, training) for name, training in trainings.items()}
+    seconds = conditions.compare("norms_over_two", works)
+    figure = ratio_figure(
+        "norms_over_two", seconds, "eight", "two",
+        against="sandwich step of a space with eight norms a stage / with bn and nbn, all else alike",
+        detail={"steps": steps, "batch_size": trainings["two"].recipe.batch_size, "space": ground.space.name},
+    )  # fmt: skip
+    yield from made_with([figure], supernet="fresh weights")
+
+
+def _with_norms(ground: Ground, norms: tuple[str, ...]) -> Ground:
+    stages = tuple(stage.model_copy(update={"norms": norms}) for stage in ground.space.stages)
+    return replace(ground, space=ground.space.model_copy(update={"stages": stages, "norm_options": ()}))
 
 
 def _subnets_of_steps(training: Training, steps: int) -> list[list[Subnet]]:

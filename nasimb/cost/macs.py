@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from nasimb.nn.norms.choices import INNER_NORM, norm_spec, stem_norm
 from nasimb.space import SearchSpace, Subnet
-
-PARAMETERS_PER_NORM_CHANNEL = 2
-"""A weight and a bias: true of every norm in nasimb.nn.norms once it is extracted."""
 
 
 def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tuple[int, int]:
@@ -15,8 +13,11 @@ def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tup
     normalisation, activations and pooling count nothing.
     """
     side, width = subnet.resolution, space.stem_width
-    macs, params = side * side * 9 * in_channels * width, 9 * in_channels * width + PARAMETERS_PER_NORM_CHANNEL * width
-    for stage, depth, out, kernel in zip(space.stages, subnet.depths, subnet.widths, subnet.kernel_sizes, strict=True):
+    macs = side * side * 9 * in_channels * width
+    params = 9 * in_channels * width + stem_norm(space)[1].parameters_per_channel * width
+    usual = norm_spec(space, INNER_NORM).parameters_per_channel
+    choices = zip(subnet.depths, subnet.widths, subnet.kernel_sizes, subnet.norms, strict=True)
+    for stage, (depth, out, kernel, norm) in zip(space.stages, choices, strict=True):
         # Padding is half the kernel, so that only the stride shrinks the map, rounding up.
         side = -(-side // stage.stride)
         weights = 0
@@ -25,5 +26,8 @@ def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tup
             weights += kernel * kernel * width * out + 9 * out * out + shortcut
             width = out
         macs += side * side * weights
-        params += weights + PARAMETERS_PER_NORM_CHANNEL * out * (2 * depth + 1)
+        chosen = norm_spec(space, norm)
+        last = chosen.parameters_per_channel
+        inner = last if chosen.everywhere else usual
+        params += weights + out * (depth * inner + (depth + 1) * last)
     return macs, params

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.nn.moments import Moments, MomentsFor, merged, moments
+from nasimb.nn.moments import Moments, MomentsFor, OverRanks, merged, moments
 from nasimb.nn.norms.base import Norm, NormSpec
 
 
@@ -77,20 +77,30 @@ class ElasticNorm(nn.Module):
         super().__init__()
         self.key = key
         self.choices = nn.ModuleDict(
-            {_as_module_name(name): spec.build(max_channels, generator) for name, spec in choices.items()}
+            {as_module_name(name): spec.build(max_channels, generator) for name, spec in choices.items()}
         )
 
     def forward(self, x_BCHW: Tensor, choice: str, moments_for: MomentsFor) -> Tensor:
         """Normalise with the norm named `choice`."""
-        norm = self._named(choice)
+        norm = self.named(choice)
+        if isinstance(moments_for, OverRanks):
+            moments_for = moments_for.reaching(norm.reach)
         return cast(Tensor, norm(x_BCHW, moments_for(self.key, x_BCHW) if norm.needs_calibration else None))
+
+    def activates(self, choice: str) -> bool:
+        """Whether the norm named `choice` has a nonlinearity of its own."""
+        return self.named(choice).activates
+
+    def named(self, choice: str) -> Norm:
+        """The layer of that name."""
+        return cast(Norm, self.choices[as_module_name(choice)])
 
     def settle(self, parts: Iterable[Tensor], choice: str, into: MutableMapping[str, Moments]) -> Iterator[Tensor]:
         """Normalise parts of the calibration images (each x_BCHW) with the moments of all, which are written `into`.
 
         The first result comes when every part is there; each part is freed once its result is out.
         """
-        norm = self._named(choice)
+        norm = self.named(choice)
         if not norm.needs_calibration:
             yield from (norm(part, None) for part in parts)
             return
@@ -105,16 +115,13 @@ class ElasticNorm(nn.Module):
 
     def extract(self, channels: int, choice: str, statistics: Mapping[str, Moments] | None) -> nn.Module:
         """The chosen norm as a plain layer; fresh statistics where none are given."""
-        norm = self._named(choice)
+        norm = self.named(choice)
         return norm.extract(
             channels, statistics[self.key] if statistics is not None and norm.needs_calibration else None
         )
 
-    def _named(self, choice: str) -> Norm:
-        return cast(Norm, self.choices[_as_module_name(choice)])
 
-
-def _as_module_name(choice: str) -> str:
+def as_module_name(choice: str) -> str:
     """A user's own norm is called `package.module:Class`; torch forbids dots in the names of modules."""
     return choice.replace(".", "_")
 

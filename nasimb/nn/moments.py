@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -80,6 +80,32 @@ def synchronised(summed_: Callable[[Tensor], Tensor]) -> MomentsFor:
         return Moments(*_SharedMoments.apply(x_BCHW, summed_))
 
     return moments_for
+
+
+Reach = Literal["recipe", "process", "ranks"]
+"""Whose batches a norm uses where several processes train: as the recipe says, its own alone, or those of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverRanks:
+    """The `MomentsFor` of training by several processes in which some norms reach further than others.
+
+    Attributes:
+        summed_: as of `synchronised`.
+        together: whether norms that leave it to the recipe use the batches of all processes, or their own.
+    """
+
+    summed_: Callable[[Tensor], Tensor]
+    together: bool
+
+    def __call__(self, key: str, x_BCHW: Tensor) -> Moments | None:
+        """What the recipe says."""
+        return self.reaching("recipe")(key, x_BCHW)
+
+    def reaching(self, reach: Reach) -> MomentsFor:
+        """The moments for a norm of this reach."""
+        shared = self.together if reach == "recipe" else reach == "ranks"
+        return synchronised(self.summed_) if shared else batch_moments
 
 
 class _SharedMoments(torch.autograd.Function):

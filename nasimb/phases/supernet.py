@@ -19,6 +19,7 @@ from nasimb.session import Session
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_supernet, write_tensors
 from nasimb.supernet.ranks import LostRank
+from nasimb.supernet.smallbatch import small_batch_note
 from nasimb.supernet.train import STATE_FILE, Training
 
 PHASE = "supernet"
@@ -92,6 +93,8 @@ def train(
         if ranks.first and (folder / STATE_FILE).exists():
             training.resume(folder)
     training.share()
+    if ranks.first and (note := small_batch_note(training.supernet.space, training.recipe, ranks)):
+        session.watcher.say(note)
 
     def progress() -> float:
         if seconds is None:

@@ -30,16 +30,19 @@ class FoldedStem(nn.Module):
     pixel_mean_C: Tensor
     pixel_std_C: Tensor
 
-    def __init__(self, resolution: int, stem: nn.Module, pixel_mean_C: Tensor, pixel_std_C: Tensor) -> None:
+    def __init__(
+        self, resolution: int, stem: nn.Module, pixel_mean_C: Tensor, pixel_std_C: Tensor, activated: bool = False
+    ) -> None:
         super().__init__()
-        self.resolution, self.stem = resolution, stem
+        self.resolution, self.stem, self.activated = resolution, stem, activated
         self.pixel_mean_C, self.pixel_std_C = pixel_mean_C, pixel_std_C
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Maps in the number format of the stem's weights."""
         x_BCHW = prepare_images(images_BCHW, self.resolution, self.pixel_mean_C, self.pixel_std_C)
         dtype = next(self.stem.parameters()).dtype
-        return F.relu(channels_last(self.stem(x_BCHW.to(dtype))), inplace=True)
+        x_BCHW = channels_last(self.stem(x_BCHW.to(dtype)))
+        return x_BCHW if self.activated else F.relu(x_BCHW, inplace=True)
 
 
 @final
@@ -48,10 +51,12 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: PlainBlock) -> None:
         super().__init__()
+        self.activated = block.activated
         self.inner, self.main = folded(block.conv1, block.norm1), folded(block.conv2, block.norm2)
         self.shortcut = folded(*block.shortcut) if isinstance(block.shortcut, nn.Sequential) else block.shortcut
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Same maps as the plain block."""
-        y_BCHW = self.main(F.relu(self.inner(x_BCHW), inplace=True))
+        y_BCHW = self.inner(x_BCHW)
+        y_BCHW = self.main(y_BCHW if self.activated else F.relu(y_BCHW, inplace=True))
         return F.relu(y_BCHW.add_(self.shortcut(x_BCHW)), inplace=True)

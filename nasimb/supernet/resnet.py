@@ -13,18 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm
+from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm, as_module_name
 from nasimb.nn.moments import Moments, MomentsFor, Statistics, batch_moments
-from nasimb.nn.norms import NORMS
 from nasimb.nn.norms.base import NormSpec
+from nasimb.nn.norms.choices import INNER_NORM, inner_norms, stage_norms, stem_norm
+from nasimb.nn.norms.nbn import NormalisedBatchNorm, NormalisedBatchNormSpec
 from nasimb.space import Stage, Subnet
-from nasimb.spec import from_table
 from nasimb.supernet.base import Step, Supernet, channels_last, pooled, prepare_images
 from nasimb.supernet.fold import FoldedBlock, FoldedStem, folded
 from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
-
-INNER_NORM = "bn"
-"""The norm of the stem and in the middle of every block; the one at the end of a block is searched."""
 
 
 class StemStep(NamedTuple):
@@ -48,16 +45,22 @@ class BlockStep(NamedTuple):
 class ElasticBlock(nn.Module):
     """convolution - bn - relu - 3x3 convolution - norm, plus the shortcut, then relu.
 
+    A norm with `where: all` also takes the place of the bn, and if it has a nonlinearity of its own, of the first relu.
+    At the end of the branch, and of the shortcut, such a norm acts whole, before the addition: without its nonlinearity
+    it would not normalise.
+
     The first block of a stage projects its shortcut (1x1 convolution and norm), whatever the widths are, so that
     one set of weights serves all of them; the others, whose width is that of their input, add it as it is.
     """
 
-    def __init__(self, key: str, max_in: int, stage: Stage, *, first: bool, generator: torch.Generator) -> None:
+    def __init__(
+        self, key: str, max_in: int, stage: Stage, norms: Mapping[str, NormSpec], *, first: bool,
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
         super().__init__()
         max_width, stride = stage.widths[-1], stage.stride if first else 1
-        inner = {INNER_NORM: _norm_spec(INNER_NORM)}
-        outer = {name: _norm_spec(name) for name in stage.norms}
-        self.first = first
+        inner, outer = inner_norms(norms), norms
+        self.first, self._inner = first, {name: name if name in inner else INNER_NORM for name in norms}
         self.conv1 = ElasticConv2d(max_in, max_width, stage.kernel_sizes[-1], stride, generator)
         self.norm1 = ElasticNorm(f"{key}.norm1", max_width, inner, generator)
         self.conv2 = ElasticConv2d(max_width, max_width, 3, 1, generator)
@@ -68,7 +71,9 @@ class ElasticBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, width: int, kernel_size: int, norm: str, moments_for: MomentsFor) -> Tensor:
         """Maps of `width` channels; `kernel_size` is that of the first convolution, `norm` that of the last norm."""
-        y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW, width, kernel_size), INNER_NORM, moments_for), inplace=True)
+        y_BCHW = self.norm1(self.conv1(x_BCHW, width, kernel_size), self._inner[norm], moments_for)
+        if not self.norm1.activates(self._inner[norm]):
+            y_BCHW = F.relu(y_BCHW, inplace=True)
         y_BCHW = self.norm2(self.conv2(y_BCHW, width, 3), norm, moments_for)
         if self.first:
             x_BCHW = self.shortcut_norm(self.shortcut(x_BCHW, width, 1), norm, moments_for)
@@ -77,8 +82,10 @@ class ElasticBlock(nn.Module):
     def settle(self, parts: Sequence[Tensor], step: BlockStep, into: MutableMapping[str, Moments]) -> list[Tensor]:
         """`forward` over parts of the calibration images; see `Supernet.settle`."""
         convolved: Iterable[Tensor] = (self.conv1(x_BCHW, step.width, step.kernel_size) for x_BCHW in parts)
-        inner = self.norm1.settle(convolved, INNER_NORM, into)
-        convolved = (self.conv2(F.relu(y_BCHW, inplace=True), step.width, 3) for y_BCHW in inner)
+        inner: Iterable[Tensor] = self.norm1.settle(convolved, self._inner[step.norm], into)
+        if not self.norm1.activates(self._inner[step.norm]):
+            inner = (F.relu(y_BCHW, inplace=True) for y_BCHW in inner)
+        convolved = (self.conv2(y_BCHW, step.width, 3) for y_BCHW in inner)
         main, short = self.norm2.settle(convolved, step.norm, into), iter(parts)
         if self.first:
             projected = (self.shortcut(x_BCHW, step.width, 1) for x_BCHW in parts)
@@ -96,32 +103,60 @@ class ElasticBlock(nn.Module):
             )
         return PlainBlock(
             conv1=self.conv1.extract(in_width, width, kernel_size),
-            norm1=self.norm1.extract(width, INNER_NORM, statistics),
+            norm1=self.norm1.extract(width, self._inner[norm], statistics),
             conv2=self.conv2.extract(width, width, 3),
             norm2=self.norm2.extract(width, norm, statistics),
             shortcut=shortcut,
+            activated=self.norm1.activates(self._inner[norm]),
         )
+
+    def layers_of(self, norm: str) -> Iterator[NormalisedBatchNorm]:
+        """The layers of this name that learn a scalar."""
+        for elastic in (layer for layer in self.children() if isinstance(layer, ElasticNorm)):
+            if as_module_name(norm) in elastic.choices and isinstance(
+                found := elastic.named(norm), NormalisedBatchNorm
+            ):
+                yield found
 
 
 @final
 class ResNetSupernet(Supernet):
-    """Stem (3x3 convolution, bn, relu), then stages of `ElasticBlock`."""
+    """Stem (3x3 convolution, `stem_norm`, relu), then stages of `ElasticBlock`."""
 
     def _build(self, generator: torch.Generator) -> None:
         space = self.space
-        inner: Mapping[str, NormSpec] = {INNER_NORM: _norm_spec(INNER_NORM)}
+        self._stem_choice, stem_spec = stem_norm(space)
         self.stem = ElasticConv2d(self.in_channels, space.stem_width, 3, 1, generator)
-        self.stem_norm = ElasticNorm("stem.norm", space.stem_width, inner, generator)
+        self.stem_norm = ElasticNorm("stem.norm", space.stem_width, {self._stem_choice: stem_spec}, generator)
         self.stages = nn.ModuleList()
         in_width = space.stem_width
         for number, stage in enumerate(space.stages, start=1):
-            blocks = nn.ModuleList()
+            blocks, norms = nn.ModuleList(), stage_norms(space, stage)
             for index in range(1, stage.depths[-1] + 1):
                 key = f"stage{number}.block{index}"
-                blocks.append(ElasticBlock(key, in_width, stage, first=index == 1, generator=generator))
+                blocks.append(ElasticBlock(key, in_width, stage, norms, first=index == 1, generator=generator))
                 in_width = stage.widths[-1]
             self.stages.append(blocks)
         self.classifier = ElasticLinear(in_width, self.num_classes, generator)
+        self._share_scales()
+
+    def _share_scales(self) -> None:
+        """Own the scalars of normalised batch norms that several layers share: each once, and saved once."""
+        sharing: dict[str, tuple[NormalisedBatchNormSpec, int, list[NormalisedBatchNorm]]] = {}
+        for number, (stage, blocks) in enumerate(zip(self.space.stages, self.stages, strict=True), start=1):
+            for name, spec in stage_norms(self.space, stage).items():
+                if isinstance(spec, NormalisedBatchNormSpec) and spec.scale != "layer":
+                    own = as_module_name(name)
+                    key = own if spec.scale == "shared" else f"stage{number}_{own}"
+                    _, width, layers = sharing.get(key, (spec, 0, []))
+                    for block in cast(nn.ModuleList, blocks):
+                        layers += cast(ElasticBlock, block).layers_of(name)
+                    sharing[key] = spec, max(width, stage.widths[-1]), layers
+        self.norm_scales = nn.ParameterDict()
+        for key, (spec, width, layers) in sharing.items():
+            scale = self.norm_scales[key] = nn.Parameter(torch.tensor(spec.first_scale(width)))
+            for layer in layers:
+                layer.borrow(scale)
 
     def features(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor = batch_moments) -> Tensor:
         """See `Supernet.features`."""
@@ -150,7 +185,8 @@ class ResNetSupernet(Supernet):
             resolution=subnet.resolution,
             taps=subnet.taps,
             stem=self.stem.extract(self.in_channels, self.space.stem_width, 3),
-            stem_norm=self.stem_norm.extract(self.space.stem_width, INNER_NORM, statistics),
+            stem_norm=self.stem_norm.extract(self.space.stem_width, self._stem_choice, statistics),
+            stem_activated=self.stem_norm.activates(self._stem_choice),
             stages=stages,
             pixel_mean_C=self.pixel_mean_C,
             pixel_std_C=self.pixel_std_C,
@@ -176,8 +212,8 @@ class ResNetSupernet(Supernet):
         into: dict[str, Moments] = {}
         if isinstance(step, StemStep):
             convolved = (self._stem(images_BCHW, step.resolution) for images_BCHW in parts)
-            maps = self.stem_norm.settle(convolved, INNER_NORM, into)
-            return into, [F.relu(x_BCHW, inplace=True) for x_BCHW in maps]
+            maps = self.stem_norm.settle(convolved, self._stem_choice, into)
+            return into, [self._rectified(x_BCHW) for x_BCHW in maps]
         assert isinstance(step, BlockStep)
         return into, self._block(step).settle(parts, step, into)
 
@@ -186,8 +222,9 @@ class ResNetSupernet(Supernet):
         if isinstance(step, StemStep):
             width = self.space.stem_width
             stem = self.stem.extract(self.in_channels, width, 3)
-            norm = self.stem_norm.extract(width, INNER_NORM, statistics)
-            return FoldedStem(step.resolution, folded(stem, norm), self.pixel_mean_C, self.pixel_std_C)
+            norm = self.stem_norm.extract(width, self._stem_choice, statistics)
+            activated = self.stem_norm.activates(self._stem_choice)
+            return FoldedStem(step.resolution, folded(stem, norm), self.pixel_mean_C, self.pixel_std_C, activated)
         assert isinstance(step, BlockStep)
         block = self._block(step).extract(step.in_width, step.width, step.kernel_size, step.norm, statistics)
         return FoldedBlock(block)
@@ -199,9 +236,13 @@ class ResNetSupernet(Supernet):
         x_BCHW = prepare_images(images_BCHW, resolution, self.pixel_mean_C, self.pixel_std_C)
         return channels_last(self.stem(x_BCHW, self.space.stem_width, 3))
 
+    def _rectified(self, x_BCHW: Tensor) -> Tensor:
+        """What follows the stem's norm."""
+        return x_BCHW if self.stem_norm.activates(self._stem_choice) else F.relu(x_BCHW, inplace=True)
+
     def _stage_outputs(self, images_BCHW: Tensor, subnet: Subnet, moments_for: MomentsFor) -> Iterator[Tensor]:
         x_BCHW = self._stem(images_BCHW, subnet.resolution)
-        x_BCHW = F.relu(self.stem_norm(x_BCHW, INNER_NORM, moments_for), inplace=True)
+        x_BCHW = self._rectified(self.stem_norm(x_BCHW, self._stem_choice, moments_for))
         for (width, kernel_size, norm), blocks in self._chosen(subnet):
             for block in blocks:
                 x_BCHW = block(x_BCHW, width, kernel_size, norm, moments_for)
@@ -212,7 +253,3 @@ class ResNetSupernet(Supernet):
         choices = zip(subnet.widths, subnet.kernel_sizes, subnet.norms, strict=True)
         for choice, blocks, depth in zip(choices, self.stages, subnet.depths, strict=True):
             yield choice, [cast(ElasticBlock, block) for block in cast(nn.ModuleList, blocks)[:depth]]
-
-
-def _norm_spec(name: str) -> NormSpec:
-    return from_table(NORMS, name, what="norm")

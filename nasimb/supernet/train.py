@@ -32,7 +32,7 @@ from nasimb.data.augment import draw_moves, moved
 from nasimb.data.base import ImageSet
 from nasimb.data.transfer import send
 from nasimb.errors import InputError, NotFiniteError, ResumeError
-from nasimb.nn.moments import MomentsFor, batch_moments, synchronised
+from nasimb.nn.moments import MomentsFor, OverRanks, batch_moments
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
@@ -79,8 +79,8 @@ class Training:
         self._micro_batches = _micro_batches(recipe, ranks)
         self._own_B = torch.tensor([place for part in self._micro_batches for place in part])
         self._moments_for: MomentsFor = batch_moments
-        if recipe.sync_bn and ranks.size > 1:
-            self._moments_for = synchronised(ranks.sum_)
+        if ranks.size > 1:
+            self._moments_for = OverRanks(ranks.sum_, together=recipe.sync_bn)
         self.steps_done = 0
         self.precision: Precision | None = None
         if recipe.precision != "auto":

@@ -20,13 +20,13 @@ SHIPPED = [("digits-resnet", 1), ("cifar-resnet", 3)]
 
 
 def counted(space: SearchSpace, subnet: Subnet, in_channels: int) -> tuple[int, int]:
-    """MACs by torch's FLOP counter on one image, parameters by adding them up."""
+    """MACs of one image by torch's FLOP counter on two (group norm wants more than one value), parameters added up."""
     backbone = plain_backbone(space, subnet, in_channels)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone(torch.zeros(1, in_channels, subnet.resolution, subnet.resolution))
+        backbone(torch.zeros(2, in_channels, subnet.resolution, subnet.resolution))
     flops = counter.get_total_flops()
-    assert flops % 2 == 0
-    return flops // 2, sum(parameter.numel() for parameter in backbone.parameters())
+    assert flops % 4 == 0
+    return flops // 4, sum(parameter.numel() for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize(("name", "in_channels"), SHIPPED)
@@ -70,11 +70,33 @@ def test_macs_and_parameters_are_exact_in_any_space(space: SearchSpace, in_chann
     assert macs_and_params(space, subnet, in_channels) == counted(space, subnet, in_channels)
 
 
-def test_the_norm_of_a_stage_does_not_change_what_it_costs() -> None:
+def with_norms(space: SearchSpace, norms: tuple[str, ...] = tuple(NORMS)) -> SearchSpace:
+    stages = tuple(stage.model_copy(update={"norms": norms}) for stage in space.stages)
+    return space.model_copy(update={"stages": stages})
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "bn"])
+def test_parameters_are_exact_where_a_norm_is_everywhere(name: str) -> None:
+    space = with_norms(SearchSpace.load("digits-resnet"), ("bn", "every_one"))
+    options = space.model_dump() | {"norm_options": {"every_one": {"name": name, "where": "all"}}}
+    for norms in (("bn", "every_one"), ("every_one",)):
+        options["stages"][0]["norms"] = norms
+        found = SearchSpace.model_validate(options)
+        for seed in range(4):
+            subnet = found.sample(np.random.default_rng(seed))
+            assert macs_and_params(found, subnet, 1) == counted(found, subnet, 1)
+
+
+def test_the_norm_of_a_stage_does_not_change_its_macs() -> None:
     space = SearchSpace.load("digits-resnet")
     values = space.values(space.largest())
-    costs = {macs_and_params(space, space.subnet({**values, "stage2.norm": norm}), 1) for norm in NORMS}
-    assert len(costs) == 1
+    space = with_norms(space)
+    macs = {norm: macs_and_params(space, space.subnet({**values, "stage2.norm": norm}), 1) for norm in NORMS}
+    assert len({cost for cost, _ in macs.values()}) == 1
+    # Three blocks' ends (two and the shortcut) of 32 channels; the vector v, or the threshold.
+    assert {norm for norm, (_, params) in macs.items() if params == macs["bn"][1] + 96} == {
+        "evonorm_s0", "evonorm_b0", "frn"
+    }  # fmt: skip
 
 
 def test_thousands_of_subnets_take_no_time() -> None:

@@ -9,11 +9,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from nasimb.nn.moments import Moments
+from nasimb.nn.moments import Moments, Reach
 from nasimb.spec import Spec
-
-Reach = Literal["recipe", "process", "ranks"]
-"""Whose batches a norm uses where several processes train: as the recipe says, its own alone, or those of all."""
 
 
 class Norm(nn.Module, ABC):
@@ -46,9 +43,11 @@ class NormSpec(Spec, ABC):
 
     Attributes:
         parameters_per_channel: of an extracted layer.
+        over_batches: whether its statistics in training are those of a batch.
     """
 
     parameters_per_channel: ClassVar[int] = 2
+    over_batches: ClassVar[bool] = False
 
     name: str
 
@@ -102,5 +101,7 @@ class RunningSpec(EpsilonSpec, ABC):
     Attributes:
         momentum: weight of the newest batch in the running statistics of a plain layer; a super-network has none.
     """
+
+    over_batches: ClassVar[bool] = True
 
     momentum: float = Field(default=0.1, gt=0, le=1)

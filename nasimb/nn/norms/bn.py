@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -24,6 +24,8 @@ class BatchNormSpec(NormSpec):
         eps: added to the variance.
         momentum: weight of the newest batch in the running statistics of a plain layer; a super-network has none.
     """
+
+    over_batches: ClassVar[bool] = True
 
     name: Literal["bn"] = "bn"
     eps: PositiveFloat = 1e-5

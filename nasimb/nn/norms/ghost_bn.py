@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from nasimb.nn.moments import Reach
 from nasimb.nn.norms.affine import OwnAffineBatchNorm
-from nasimb.nn.norms.base import Reach, RunningSpec
+from nasimb.nn.norms.base import RunningSpec
 
 
 def ghost_sizes(images: int, ghost_batch: int) -> list[int]:

@@ -137,7 +137,8 @@ class NormalisedBatchNormSpec(RunningSpec):
         if self.bias == "free" or self.bias_start == "zero":
             return torch.zeros(channels)
         start_C = torch.randn(channels, generator=generator)
-        return start_C / torch.linalg.vector_norm(start_C)
+        length: Tensor = torch.linalg.vector_norm(start_C)
+        return start_C / length
 
 
 NBN_PUBLISHED = NormalisedBatchNormSpec(bias="normalised", scale="shared", start="one", bias_start="zero")

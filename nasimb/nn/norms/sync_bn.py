@@ -7,8 +7,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import nn
 
+from nasimb.nn.moments import Reach
 from nasimb.nn.norms.affine import OwnAffineBatchNorm
-from nasimb.nn.norms.base import Reach, RunningSpec
+from nasimb.nn.norms.base import RunningSpec
 
 
 @final
