@@ -20,8 +20,8 @@ def small_batch_note(space: SearchSpace, recipe: Recipe, ranks: Ranks) -> str | 
     more = "sync_bn for the images of all processes; " if ranks.size > 1 and not recipe.sync_bn else ""
     return (
         f"Batch norms see {images} images at a time; below {FEWEST} their statistics are noisy. Others do not mind:"
-        f" {more}gn, ln, in, frn and evonorm_s0 normalise every image by itself (with where: all in the middle of blocks"
-        " too). Accumulation does not help, as each micro-batch is normalised by itself; nor does ghost_bn, whose"
+        f" {more}gn, ln, in, frn and evonorm_s0 normalise every image by itself (inside blocks too with where: all)."
+        " Accumulation does not help, as each micro-batch is normalised by itself; nor does ghost_bn, whose"
         " batches are smaller still."
     )
 

@@ -185,5 +185,5 @@ def test_unknown_backbones_and_norms_are_refused_in_a_sentence(space: SearchSpac
     with pytest.raises(InputError, match="Did you mean 'resnet'"):
         build_supernet(space.model_copy(update={"backbone": "resnt"}), 1, 3, one_C, one_C, generator)
     stage = space.stages[0].model_copy(update={"norms": ("bm",)})
-    with pytest.raises(InputError, match="norm must be one of bn, evonorm_b0, .*, nbn, sync_bn"):
+    with pytest.raises(InputError, match=r"norm must be one of bn, evonorm_b0, .*, nbn, sync_bn"):
         build_supernet(space.model_copy(update={"stages": (stage,)}), 1, 3, one_C, one_C, generator)
