@@ -15,14 +15,18 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_run import DATA
-from torch import Tensor
+from torch import Tensor, nn
 
 import nasimb
 from nasimb.data import parse_dataset
 from nasimb.data.base import LoadRequest
 from nasimb.errors import DataError, InputError
-from nasimb.export import Model, load, save
+from nasimb.export import Description, Model, load, save
+from nasimb.nn.norms import NORMS
 from nasimb.nn.tensors import read_tensors
+from nasimb.space import SearchSpace
+from nasimb.supernet import build_supernet
+from nasimb.supernet.calibrate import calibrate
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +237,26 @@ def _contents(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["model.json"])
+
+
+@pytest.mark.parametrize("where", ["last", "all"])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_model_of_every_norm_is_saved_and_loaded_bit_for_bit(name: str, where: str, tmp_path: Path) -> None:
+    options = {} if name == "bn" else {"mine_1": {"name": name, "where": where}}
+    stage = {"depths": [2], "widths": [12], "norms": [*options] or ["bn"]}
+    values = {"name": "s", "backbone": "resnet", "stem_width": 4, "resolutions": [8], "stages": [stage]}
+    space, generator = SearchSpace.model_validate({**values, "norm_options": options}), torch.Generator().manual_seed(0)
+    supernet = build_supernet(space, 1, 3, torch.tensor([90.0]), torch.tensor([50.0]), generator)
+    with torch.no_grad():
+        for parameter in (one for one in supernet.parameters() if one.ndim <= 1):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    images_BCHW = torch.randint(0, 256, (9, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    subnet = space.largest()
+    backbone = supernet.extract(subnet, calibrate(supernet, subnet, images_BCHW))
+    description = Description(("a", "b", "c"), (3, 3, 3), 1, 8, space, subnet, "source", {"name": "ridge"})
+    made = Model(backbone, nn.Linear(12, 3), description)
+    save(made, tmp_path)
+    found = load(tmp_path)
+    assert found.description == description
+    with torch.no_grad():
+        assert torch.equal(found(images_BCHW), made(images_BCHW))

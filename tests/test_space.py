@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nasimb.errors import IllegalSubnetError, InputError
 from nasimb.space import SearchSpace, Stage, Subnet
+from nasimb.spec import parse
 
 STAGE = Stage(depths=(1, 2), widths=(8, 16), kernel_sizes=(3, 5), norms=("bn", "nbn"))
 SPACE = SearchSpace(
@@ -95,3 +96,34 @@ def test_a_wrong_space_file_is_a_sentence(tmp_path: Path, change: str, said: str
 def test_an_unknown_space_names_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean 'cifar-resnet'"):
         SearchSpace.load("cifar-resnt")
+
+
+def test_norm_options_are_data_that_hash_and_survive_json() -> None:
+    options = {"mine_1": {"name": "gn", "group_size": 4, "eps": 1e-3}, "mine_2": {"name": "nbn", "start": "one"}}
+    stage = {"depths": [1], "widths": [4], "norms": ["bn", "mine_1", "mine_2"]}
+    values = {"name": "s", "backbone": "resnet", "stem_width": 4, "resolutions": [8], "stages": [stage]}
+    space = SearchSpace.model_validate({**values, "norm_options": options})
+    assert space.model_dump(mode="json")["norm_options"] == options
+    again = SearchSpace.model_validate_json(space.model_dump_json())
+    assert (again, hash(again)) == (space, hash(space))
+    assert space.norm("mine_1") == options["mine_1"]
+    assert space.norm("bn") == "bn"
+    plain = SearchSpace.model_validate({**values, "stages": [{**stage, "norms": ["bn"]}]})
+    assert "norm_options" not in plain.model_dump(mode="json"), "as it was written before there were options"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mine": {"group_size": 4}}, "must have a name"),
+        ({"bn": {"name": "gn"}}, "leave the name bn alone"),
+        ({"yours": {"name": "gn"}}, "listed among the norms of a stage"),
+        ({"mine": "gn"}, "norm_options"),
+        ({"mine": {"name": ["gn"]}}, "norm_options"),
+    ],
+)
+def test_wrong_norm_options_are_refused_in_a_sentence(options: object, said: str) -> None:
+    stage = {"depths": [1], "widths": [4], "norms": ["bn", "mine"]}
+    values = {"name": "s", "backbone": "resnet", "stem_width": 4, "resolutions": [8], "stages": [stage]}
+    with pytest.raises(InputError, match=said):
+        parse(SearchSpace, {**values, "norm_options": options}, what="the space")

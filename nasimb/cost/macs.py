@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasimb.nn.norms.choices import INNER_NORM, norm_spec, stem_norm
+from nasimb.nn.norms.choices import parameters_per_channel
 from nasimb.space import SearchSpace, Subnet
 
 
@@ -14,8 +14,8 @@ def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tup
     """
     side, width = subnet.resolution, space.stem_width
     macs = side * side * 9 * in_channels * width
-    params = 9 * in_channels * width + stem_norm(space)[1].parameters_per_channel * width
-    usual = norm_spec(space, INNER_NORM).parameters_per_channel
+    of_stem, of_norms = parameters_per_channel(space)
+    params = (9 * in_channels + of_stem) * width
     choices = zip(subnet.depths, subnet.widths, subnet.kernel_sizes, subnet.norms, strict=True)
     for stage, (depth, out, kernel, norm) in zip(space.stages, choices, strict=True):
         # Padding is half the kernel, so that only the stride shrinks the map, rounding up.
@@ -26,8 +26,6 @@ def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tup
             weights += kernel * kernel * width * out + 9 * out * out + shortcut
             width = out
         macs += side * side * weights
-        chosen = norm_spec(space, norm)
-        last = chosen.parameters_per_channel
-        inner = last if chosen.everywhere else usual
+        inner, last = of_norms[norm]
         params += weights + out * (depth * inner + (depth + 1) * last)
     return macs, params

@@ -38,6 +38,13 @@ def test_a_plain_step_trains_every_parameter_of_its_network(quick: Callable[...,
     assert sum(changed) > 0.9 * len(changed)
 
 
+def test_eight_norms_are_compared_with_two_of_the_same_space(quick: Callable[..., Conditions]) -> None:
+    (figure,) = train.norms_over_two(quick(clock=time.perf_counter))
+    assert (figure.figure, figure.repetitions) == ("norms_over_two", 2)
+    assert figure.value > 0
+    assert len(set(train.EIGHT_NORMS)) == 8
+
+
 def test_one_ratio_of_sandwich_and_plain_steps(quick: Callable[..., Conditions]) -> None:
     (figure,) = train.sandwich_over_plain(quick(clock=time.perf_counter))
     assert figure.value > 0

@@ -81,3 +81,12 @@ def test_a_share_that_a_kill_has_used_up_still_buys_the_smallest_useful_training
 ) -> None:
     shop = workshop("training.precision=float32", limit=100.0)
     assert trained(shop, tmp_path / "made", seconds=-3.0).info["steps"] == SMALLEST_STEPS
+
+
+def test_training_says_once_that_batch_norms_see_too_few_images(workshop: Workshop, tmp_path: Path) -> None:
+    for batch_size, count in ((8, 1), (16, 0)):
+        shop = workshop(f"training.batch_size={batch_size}", folder=f"run{batch_size}")
+        trained(shop, tmp_path / f"made{batch_size}", steps=3)
+        said = [line for line in shop.watcher.lines if line.startswith("Batch norms see")]
+        assert len(said) == count
+        assert all("gn, ln, in, frn and evonorm_s0" in line for line in said)

@@ -117,6 +117,20 @@ def test_every_norm_is_that_of_the_whole_batch(together: list[dict[str, Any]]) -
         torch.testing.assert_close(first[name], whole[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("recipe", "whole"), [("apart", {"sync_bn"}), ("together", {"bn", "sync_bn"})])
+def test_a_norm_sees_the_images_that_it_is_for(together: list[dict[str, Any]], recipe: str, whole: set[str]) -> None:
+    """sync_bn those of all processes and ghost_bn those of its own, whatever the recipe says of the others."""
+    first, last = (found[f"reached {recipe}"] for found in together)
+    one = two_ranks.reached(ONE_PROCESS, together=False)
+    for name in ("bn", "ghost_bn", "sync_bn"):
+        if name in whole:
+            torch.testing.assert_close(torch.cat([first[name], last[name]]), one[f"{name} alone"], rtol=1e-4, atol=1e-4)
+            assert not torch.allclose(first[name], first[f"{name} alone"], atol=1e-2)
+        else:
+            assert torch.equal(first[name], first[f"{name} alone"])
+            assert torch.equal(last[name], last[f"{name} alone"])
+
+
 def test_ranks_agree(together: list[dict[str, Any]]) -> None:
     tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7), "c": torch.empty(0)}
     for found in (found["meetings"] for found in together):

@@ -18,7 +18,8 @@ from nasimb.cli.launch import ranks_of_torchrun
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
 from nasimb.errors import NasimbError, WorkError
-from nasimb.nn.moments import batch_moments, synchronised
+from nasimb.nn.elastic import ElasticNorm
+from nasimb.nn.moments import OverRanks, batch_moments, synchronised
 from nasimb.nn.norms import NORMS
 from nasimb.space import SearchSpace, Stage
 from nasimb.supernet import build_supernet
@@ -148,6 +149,18 @@ def normalised(ranks: Ranks) -> Found:
     return found
 
 
+def reached(ranks: Ranks, *, together: bool) -> Found:
+    """Outputs of norms that reach further than others, on the first rank's 5 images and the last one's 3."""
+    x_BCHW = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1)) + 30
+    own = slice(0, 8) if ranks.size == 1 else (slice(0, 5), slice(5, 8))[ranks.rank]
+    found = {}
+    for name in ("bn", "ghost_bn", "sync_bn"):
+        norm = ElasticNorm("key", 4, {name: NORMS[name].model_validate({})}, torch.Generator())
+        found[name] = norm(x_BCHW[own], name, OverRanks(ranks.sum_, together)).detach()
+        found[f"{name} alone"] = norm(x_BCHW[own], name, batch_moments).detach()
+    return found
+
+
 Scenario = Callable[[Ranks], Found]
 
 QUICK: dict[str, Scenario] = {
@@ -156,6 +169,8 @@ QUICK: dict[str, Scenario] = {
     "not finite": not_finite,
     "shared": shared,
     "normalised": normalised,
+    "reached apart": partial(reached, together=False),
+    "reached together": partial(reached, together=True),
     "own statistics": partial(curve, steps=4, batch_size=13, ema_decay=0.5),
     "own statistics, accumulated": partial(curve, steps=4, batch_size=13, accumulation=2),
     "common statistics": partial(curve, steps=4, batch_size=13, sync_bn=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from nasimb.errors import InputError
 from nasimb.nn.moments import Moments, Reach
 from nasimb.spec import Spec
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Norm(nn.Module, ABC):
@@ -35,6 +37,14 @@ class Norm(nn.Module, ABC):
 
         Without moments the layer is fresh (mean 0, variance 1), to load a state dict into.
         """
+
+
+@torch.no_grad()
+def with_leading(plain: Module, wide: nn.Module) -> Module:
+    """`plain`, each of its parameters filled with the leading entries of that of the same name in `wide`."""
+    for name, parameter in plain.named_parameters():
+        parameter.copy_(wide.get_parameter(name)[: len(parameter)])
+    return plain
 
 
 def check_maps(x_BCHW: Tensor) -> None:
@@ -94,7 +104,7 @@ class PlacedSpec(NormSpec, ABC):
         return self.where == "all"
 
 
-class EpsilonSpec(PlacedSpec, ABC):
+class EpsilonSpec(NormSpec, ABC):
     """What nearly all have.
 
     Attributes:

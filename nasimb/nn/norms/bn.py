@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import Field, PositiveFloat
 
 from nasimb.nn.norms.affine import OwnAffineBatchNorm
-from nasimb.nn.norms.base import NormSpec
+from nasimb.nn.norms.base import RunningSpec
 
 
 @final
@@ -17,19 +16,10 @@ class BatchNorm(OwnAffineBatchNorm):
 
 
 @final
-class BatchNormSpec(NormSpec):
-    """Plain batch normalisation. It has no `where`: the other norms of a block are batch norms anyway.
-
-    Attributes:
-        eps: added to the variance.
-        momentum: weight of the newest batch in the running statistics of a plain layer; a super-network has none.
-    """
-
-    over_batches: ClassVar[bool] = True
+class BatchNormSpec(RunningSpec):
+    """Plain batch normalisation. It has no `where`: the other norms of a block are batch norms anyway."""
 
     name: Literal["bn"] = "bn"
-    eps: PositiveFloat = 1e-5
-    momentum: float = Field(default=0.1, gt=0, le=1)
 
     def build(self, max_channels: int, generator: torch.Generator) -> BatchNorm:
         """Weights start at 1, biases at 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from torch import nn
 
@@ -57,6 +58,21 @@ def stem_norm(space: SearchSpace) -> tuple[str, NormSpec]:
     if all(norm_spec(space, name).everywhere for name in first):
         return first[0], norm_spec(space, first[0])
     return INNER_NORM, from_table(NORMS, INNER_NORM, what="norm")
+
+
+@lru_cache(maxsize=16)
+def parameters_per_channel(space: SearchSpace) -> tuple[int, Mapping[str, tuple[int, int]]]:
+    """Of the stem's norm; and by name of each norm of a stage, of the one inside a block and of the last one.
+
+    Kept, since options take longer to read than a subnet takes to count.
+    """
+    usual = norm_spec(space, INNER_NORM).parameters_per_channel
+    found = {}
+    for name in {name for stage in space.stages for name in stage.norms}:
+        spec = norm_spec(space, name)
+        last = spec.parameters_per_channel
+        found[name] = (last if spec.everywhere else usual, last)
+    return stem_norm(space)[1].parameters_per_channel, found
 
 
 def trained_norms(space: SearchSpace) -> list[NormSpec]:

@@ -29,12 +29,6 @@ class EvoParameters(nn.Module):
         weight, bias, v = (vector[:channels].float()[:, None, None] for vector in (self.weight, self.bias, self.v))
         return weight, bias, v
 
-    @torch.no_grad()
-    def take(self, other: EvoParameters) -> None:
-        """Copy the leading channels of a wider one."""
-        for own, others in ((self.weight, other.weight), (self.bias, other.bias), (self.v, other.v)):
-            own.copy_(others[: len(own)])
-
 
 class EvoNorm(EvoParameters, Norm):
     """An elastic EvoNorm."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import RunningSpec, check_maps
+from nasimb.nn.norms.base import PlacedSpec, RunningSpec, check_maps, with_leading
 from nasimb.nn.norms.evonorm import EvoNorm, EvoParameters
 from nasimb.nn.norms.groups import group_variance
 
@@ -74,15 +74,14 @@ class EvoNormB0(EvoNorm):
 
     def extract(self, channels: int, moments: Moments | None) -> PlainEvoNormB0:
         """A layer of that width."""
-        norm = PlainEvoNormB0(channels, self.eps, self.momentum, self.weight.device)
-        norm.take(self)
+        norm = with_leading(PlainEvoNormB0(channels, self.eps, self.momentum, self.weight.device), self)
         if moments is not None:
             norm.running_var.copy_(moments.var_C)
         return norm
 
 
 @final
-class EvoNormB0Spec(RunningSpec):
+class EvoNormB0Spec(PlacedSpec, RunningSpec):
     """EvoNorm-B0."""
 
     parameters_per_channel: ClassVar[int] = 3

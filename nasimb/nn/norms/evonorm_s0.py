@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import EpsilonSpec, check_maps
+from nasimb.nn.norms.base import EpsilonSpec, PlacedSpec, check_maps, with_leading
 from nasimb.nn.norms.evonorm import EvoNorm, EvoParameters
 from nasimb.nn.norms.groups import group_count, group_variance
 
@@ -56,13 +56,11 @@ class EvoNormS0(EvoNorm):
 
     def extract(self, channels: int, moments: Moments | None) -> PlainEvoNormS0:
         """A layer of that width."""
-        norm = PlainEvoNormS0(channels, self.group_size, self.eps, self.weight.device)
-        norm.take(self)
-        return norm
+        return with_leading(PlainEvoNormS0(channels, self.group_size, self.eps, self.weight.device), self)
 
 
 @final
-class EvoNormS0Spec(EpsilonSpec):
+class EvoNormS0Spec(PlacedSpec, EpsilonSpec):
     """EvoNorm-S0.
 
     Attributes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import Norm, PlacedSpec, check_maps
+from nasimb.nn.norms.base import Norm, PlacedSpec, check_maps, with_leading
 
 EPS = 1e-6
 """Fixed, as in the paper's experiments; it learns eps only for maps of one pixel."""
@@ -63,12 +63,7 @@ class FilterResponseNorm(Norm):
 
     def extract(self, channels: int, moments: Moments | None) -> PlainFilterResponseNorm:
         """A layer of that width."""
-        norm = PlainFilterResponseNorm(channels, self.weight.device)
-        with torch.no_grad():
-            norm.weight.copy_(self.weight[:channels])
-            norm.bias.copy_(self.bias[:channels])
-            norm.tau.copy_(self.tau[:channels])
-        return norm
+        return with_leading(PlainFilterResponseNorm(channels, self.weight.device), self)
 
 
 @final

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasimb.nn.moments import Reach
 from nasimb.nn.norms.affine import OwnAffineBatchNorm
-from nasimb.nn.norms.base import RunningSpec
+from nasimb.nn.norms.base import PlacedSpec, RunningSpec
 
 
 def ghost_sizes(images: int, ghost_batch: int) -> list[int]:
@@ -60,7 +60,7 @@ class GhostBatchNorm(OwnAffineBatchNorm):
 
 
 @final
-class GhostBatchNormSpec(RunningSpec):
+class GhostBatchNormSpec(PlacedSpec, RunningSpec):
     """Ghost batch normalisation.
 
     Attributes:

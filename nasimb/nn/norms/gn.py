@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import EpsilonSpec, Norm
+from nasimb.nn.norms.base import EpsilonSpec, Norm, PlacedSpec, with_leading
 from nasimb.nn.norms.groups import group_count
 
 
@@ -44,17 +44,14 @@ class GroupNorm(Norm):
     def extract(self, channels: int, moments: Moments | None) -> nn.GroupNorm:
         """torch's layer."""
         norm = nn.GroupNorm(self._groups(channels), channels, eps=self.eps, device=self.weight.device)
-        with torch.no_grad():
-            norm.weight.copy_(self.weight[:channels])
-            norm.bias.copy_(self.bias[:channels])
-        return norm
+        return with_leading(norm, self)
 
     def _groups(self, channels: int) -> int:
         return 1 if self.group_size is None else group_count(channels, self.group_size)
 
 
 @final
-class GroupNormSpec(EpsilonSpec):
+class GroupNormSpec(PlacedSpec, EpsilonSpec):
     """Group normalisation.
 
     Attributes:

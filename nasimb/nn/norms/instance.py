@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasimb.nn.moments import Moments
-from nasimb.nn.norms.base import EpsilonSpec, Norm
+from nasimb.nn.norms.base import EpsilonSpec, Norm, PlacedSpec, with_leading
 
 
 def _normalised(x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor:
@@ -52,14 +52,11 @@ class InstanceNorm(Norm):
     def extract(self, channels: int, moments: Moments | None) -> nn.InstanceNorm2d:
         """torch's layer with weights and without running statistics."""
         norm = PlainInstanceNorm(channels, eps=self.eps, affine=True, device=self.weight.device)
-        with torch.no_grad():
-            norm.weight.copy_(self.weight[:channels])
-            norm.bias.copy_(self.bias[:channels])
-        return norm
+        return with_leading(norm, self)
 
 
 @final
-class InstanceNormSpec(EpsilonSpec):
+class InstanceNormSpec(PlacedSpec, EpsilonSpec):
     """Instance normalisation."""
 
     name: Literal["in"] = "in"

@@ -10,12 +10,12 @@ from typing import Literal, final
 
 import torch
 
-from nasimb.nn.norms.base import EpsilonSpec
+from nasimb.nn.norms.base import EpsilonSpec, PlacedSpec
 from nasimb.nn.norms.gn import GroupNorm
 
 
 @final
-class LayerNormSpec(EpsilonSpec):
+class LayerNormSpec(PlacedSpec, EpsilonSpec):
     """Layer normalisation over channels and pixels."""
 
     name: Literal["ln"] = "ln"

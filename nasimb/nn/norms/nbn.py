@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.nn.norms.affine import AffineBatchNorm
-from nasimb.nn.norms.base import RunningSpec
+from nasimb.nn.norms.base import PlacedSpec, RunningSpec
 
 FLOOR = 1e-6
 """Added to the length of a vector before it divides."""
@@ -101,7 +101,7 @@ class NormalisedBatchNorm2d(nn.BatchNorm2d):
 
 
 @final
-class NormalisedBatchNormSpec(RunningSpec):
+class NormalisedBatchNormSpec(PlacedSpec, RunningSpec):
     """NBN (see `NormalisedBatchNorm`).
 
     Attributes:

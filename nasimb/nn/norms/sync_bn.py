@@ -9,7 +9,7 @@ from torch import nn
 
 from nasimb.nn.moments import Reach
 from nasimb.nn.norms.affine import OwnAffineBatchNorm
-from nasimb.nn.norms.base import RunningSpec
+from nasimb.nn.norms.base import PlacedSpec, RunningSpec
 
 
 @final
@@ -18,7 +18,7 @@ class SyncBatchNorm(OwnAffineBatchNorm):
 
 
 @final
-class SyncBatchNormSpec(RunningSpec):
+class SyncBatchNormSpec(PlacedSpec, RunningSpec):
     """Synchronised batch normalisation, also where the recipe synchronises no other."""
 
     reach: ClassVar[Reach] = "ranks"

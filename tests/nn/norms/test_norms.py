@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from math import sqrt
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from nasimb.errors import InputError
 from nasimb.nn.moments import moments
 from nasimb.nn.norms import NORMS
 from nasimb.nn.norms.base import Norm, NormSpec
@@ -55,9 +58,10 @@ def test_the_batch_itself_gives_what_its_moments_give(spec: NormSpec) -> None:
 def test_a_fresh_extracted_norm_waits_for_a_state_dict(spec: NormSpec) -> None:
     norm = trained(spec)
     source, fresh = norm.extract(5, moments(images(5))), norm.extract(5, None)
-    for name, buffer in fresh.named_buffers():
-        if name.startswith("running"):
-            assert torch.equal(buffer, torch.full((5,), float(name == "running_var"))), name
+    buffers = dict(fresh.named_buffers())
+    assert ("running_var" in buffers) == norm.needs_calibration
+    assert torch.equal(buffers.get("running_mean", torch.zeros(5)), torch.zeros(5))
+    assert torch.equal(buffers.get("running_var", torch.ones(5)), torch.ones(5))
     fresh.load_state_dict(source.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh.eval()(images(5)), source.eval()(images(5)))
@@ -70,11 +74,75 @@ def test_building_and_extracting_leave_the_global_random_state_alone(spec: NormS
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_batch_norm_is_torchs() -> None:
-    norm, x_BCHW = trained(BatchNormSpec()), images(9)
-    weight_C, bias_C = (parameter[:9] for parameter in norm.parameters())
-    expected = F.batch_norm(x_BCHW, None, None, weight_C, bias_C, training=True, eps=1e-5)
-    assert torch.equal(norm(x_BCHW, None), expected)
+@pytest.mark.parametrize("name", NORMS)
+def test_the_table_tells_what_each_is(name: str) -> None:
+    spec = NORMS[name].model_validate({})
+    norm, plain = spec.build(MAX_CHANNELS, torch.Generator()), spec.plain(6)
+    assert spec.name == name
+    assert norm.needs_calibration == spec.over_batches == (name not in {"gn", "ln", "in", "frn", "evonorm_s0"})
+    assert norm.activates == (name in {"frn", "evonorm_s0", "evonorm_b0"})
+    parameters = sum(parameter.numel() for parameter in norm.extract(6, None).parameters())
+    assert parameters == 6 * spec.parameters_per_channel
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+    assert not spec.everywhere
+    assert name == "bn" or NORMS[name].model_validate({"where": "all"}).everywhere
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_options_out_of_range_are_refused(name: str) -> None:
+    for options in ({"eps": 0.0}, {"momentum": 0.0}, {"momentum": 1.5}, {"group_size": 0}, {"ghost_batch": 1}):
+        if next(iter(options)) in NORMS[name].model_fields:
+            with pytest.raises(ValidationError):
+                NORMS[name].model_validate(options)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("kind", ["batch", "given", "plain"])
+def test_bfloat16_maps_have_float32_statistics(name: str, kind: str) -> None:
+    """Far from zero, where bfloat16 sums would lose the deviation altogether."""
+    spec = NORMS[name].model_validate({})
+    x_BCHW = (images(8) + 40).bfloat16()
+
+    def normalised(maps_BCHW: Tensor) -> Tensor:
+        if kind == "plain":
+            return cast(Tensor, spec.plain(8)(maps_BCHW))
+        norm = spec.build(8, torch.Generator())
+        return norm(maps_BCHW, moments(maps_BCHW) if kind == "given" and norm.needs_calibration else None)
+
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = normalised(x_BCHW)
+    with torch.no_grad():
+        expected = normalised(x_BCHW.float())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@given(channels=st.integers(1, MAX_CHANNELS), height=st.integers(1, 5), width=st.integers(1, 5))
+def test_a_leading_width_is_a_norm_of_that_width(spec: NormSpec, channels: int, height: int, width: int) -> None:
+    """Whatever lies in the channels that are not used."""
+    wide, generator = trained(spec), torch.Generator().manual_seed(0)
+    narrow = spec.build(channels, generator)
+    with torch.no_grad():
+        for own, other in zip(narrow.parameters(), wide.parameters(), strict=True):
+            own.copy_(other[:channels] if other.ndim else other)
+        x_BCHW = torch.randn(4, channels, height, width, generator=generator)
+        assert torch.equal(narrow(x_BCHW, None), wide(x_BCHW, None))
+
+
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "frn"])
+def test_other_things_than_maps_are_refused(name: str) -> None:
+    """Over two of three axes they would be another norm."""
+    with pytest.raises(InputError, match="maps"):
+        NORMS[name].model_validate({}).plain(4)(torch.randn(2, 4, 6, 6, 6))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_plain_layer_can_be_copied_after_a_backward_pass(name: str) -> None:
+    plain, x_BCHW = NORMS[name].model_validate({}).plain(6), images(6)
+    torch.autograd.backward(plain(x_BCHW).square().sum())
+    twin = copy.deepcopy(plain).eval()
+    assert torch.equal(twin(x_BCHW), plain.eval()(x_BCHW))
 
 
 @pytest.mark.parametrize("channels", [1, 5, 12])
