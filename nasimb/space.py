@@ -36,9 +36,15 @@ Option = bool | int | float | str
 
 def _as_pairs(values: Any) -> Any:
     """A mapping of mappings as pairs, which can be hashed."""
-    if not isinstance(values, Mapping):
+    if isinstance(values, tuple):
         return values
-    return tuple((key, tuple(inner.items()) if isinstance(inner, Mapping) else inner) for key, inner in values.items())
+    if not (isinstance(values, Mapping) and all(isinstance(inner, Mapping) for inner in values.values())):
+        raise ValueError("write a mapping for every name, such as {gn_4: {name: gn, group_size: 4}}")
+    for name, inner in values.items():
+        for key, value in inner.items():
+            if not isinstance(value, bool | int | float | str):
+                raise ValueError(f"the option {name}.{key} must be a number, a word, true or false; got {value!r}")
+    return tuple((name, tuple(inner.items())) for name, inner in values.items())
 
 
 def _as_mapping(pairs: tuple[tuple[str, tuple[tuple[str, Option], ...]], ...]) -> dict[str, dict[str, Option]]:

@@ -31,7 +31,7 @@ from nasimb.phases.headprobe import fit_seconds, macs_share, measured_networks, 
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES, Problem
 from nasimb.search.limits import Limits
-from nasimb.search.trial import Candidate, Trial, best_first
+from nasimb.search.trial import Candidate, Trial, best_first, scored_as
 from nasimb.session import Session
 
 FILE, COSTS_FILE = "heads.jsonl", "headcosts.json"
@@ -215,7 +215,7 @@ class HeadWork:
                 got=f"none of {len(trials)} trials",
                 do="See the reasons in trials.csv; train the super-network longer, or raise the limits.",
             )
-        baselines = {kind: next((t for t in ranked if t.kind == kind), None) for kind in ("smallest", "largest")}
+        baselines = {kind: scored_as(kind, trials, ranked) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
         former = [trial for trial in within if trial.candidate in earlier]
         finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former)

@@ -307,7 +307,7 @@ class Study:
         first = self._told + len(self._batch)
         self._optuna.sampler = SAMPLERS[self.question.sampler](self._seed(first), self._distributions)
         for number in range(first, _batch_end(first, self.question.batch_size)):
-            kind = self._due(len(self._tried) + len(self._pending()), self._repeated())
+            kind = self._due(number, len(self._tried) + len(self._pending()), self._repeated())
             candidate = self._propose(kind, number)
             if candidate is None:
                 break
@@ -334,12 +334,10 @@ class Study:
         since = list(takewhile(lambda asked: asked.number not in self._new, reversed(self._batch)))
         return len(since) + (self._repeats if len(since) == len(self._batch) else 0)
 
-    def _due(self, done: int, repeats: int) -> str:
-        """Whose turn it is, after so many different candidates and so many proposals in a row that bought nothing."""
-        if done == 0:
-            return "smallest"
-        if done == 1 and self.question.space.size() > 1:
-            return "largest"
+    def _due(self, number: int, done: int, repeats: int) -> str:
+        """Whose turn trial `number` is, after `done` different candidates and `repeats` in a row that bought nothing."""
+        if number < 2:  # once each: where subnets differ in their norms alone, the largest is the smallest again
+            return ("smallest", "largest")[number]
         return "random" if done < 2 + STARTUP or done % RANDOM_EVERY == 0 or repeats >= PATIENCE else "sampler"
 
     def _propose(self, kind: str, number: int) -> Candidate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -191,6 +191,15 @@ def best_first(trials: list[Trial]) -> list[Trial]:
         return -trial.score, loss, trial.macs, trial.number
 
     return sorted(scored, key=order)
+
+
+def scored_as(kind: str, trials: Sequence[Trial], ranked: Sequence[Trial]) -> Trial | None:
+    """The trial among `ranked` that scored what was proposed as the first of this kind; None where none did.
+
+    By candidate: where subnets differ in their norms alone, the largest is a repeat of the smallest.
+    """
+    candidate = next((trial.candidate for trial in trials if trial.kind == kind), None)
+    return next((trial for trial in ranked if trial.candidate == candidate), None)
 
 
 def pareto_set(trials: list[Trial], cost: str) -> list[Trial]:

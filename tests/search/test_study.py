@@ -19,6 +19,7 @@ from nasimb.search.trial import (
     Trial,
     best_first,
     pareto_set,
+    scored_as,
 )
 from nasimb.space import SearchSpace, Stage, Subnet
 
@@ -75,6 +76,24 @@ def test_the_whole_of_a_small_space_is_scored_once_each_then_the_search_ends(sam
     trials = run(Study(question(sampler=sampler, cost=cost), cost_of))
     scored = [t.candidate for t in trials if t.state == FINISHED]
     assert len(scored) == len(set(scored)) == tiny_space().size() == 32
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_space_of_norms_alone_has_one_named_subnet_and_an_end(sampler: str) -> None:
+    stage = Stage(depths=(1,), widths=(8,), norms=("bn", "nbn", "gn"))
+    space = tiny_space(resolutions=(8,), stages=(stage, stage))
+    assert space.smallest() == space.largest()
+    study = Study(question(space=space, sampler=sampler), cost_of)
+    trials = run(study)
+    assert [t.kind for t in trials[:2]] == ["smallest", "largest"]
+    assert trials[1].cached_from == 0
+    scored = [t.candidate for t in trials if t.state == FINISHED]
+    assert len(scored) == len(set(scored)) == space.size() == 9
+    assert study.exhausted
+    ranked = best_first(trials)
+    assert trials[1] not in ranked
+    assert scored_as("largest", trials, ranked) == scored_as("smallest", trials, ranked) == trials[0]
+    assert scored_as("largest", trials, ranked[:0]) is None
 
 
 def test_repeats_cost_nothing_are_marked_and_keep_their_score() -> None:
