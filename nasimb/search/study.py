@@ -335,7 +335,7 @@ class Study:
         return len(since) + (self._repeats if len(since) == len(self._batch) else 0)
 
     def _due(self, number: int, done: int, repeats: int) -> str:
-        """Whose turn trial `number` is, after `done` different candidates and `repeats` in a row that bought nothing."""
+        """Whose turn trial `number` is, after `done` candidates, and `repeats` in a row that bought nothing."""
         if number < 2:  # once each: where subnets differ in their norms alone, the largest is the smallest again
             return ("smallest", "largest")[number]
         return "random" if done < 2 + STARTUP or done % RANDOM_EVERY == 0 or repeats >= PATIENCE else "sampler"
