@@ -64,7 +64,8 @@ class EvolutionSampler(BaseSampler):
         if self._parents is None:
             trials = study.get_trials(deepcopy=False)[-LIFE:]
             self._parents = best_of([t for t in trials if t.state == TrialState.COMPLETE], study.directions, PARENTS)
-            self._tried = {self._key(t.params) for t in trials if t.params}
+            # This trial has its choices without alternative already, and no others.
+            self._tried = {self._key(t.params) for t in trials if len(t.params) == len(self._distributions)}
         if len(self._parents) < 2:
             return {}
         if self._born % BROOD == 0:

@@ -96,6 +96,17 @@ def test_a_space_of_norms_alone_has_one_named_subnet_and_an_end(sampler: str) ->
     assert scored_as("largest", trials, ranked[:0]) is None
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("alone", ["resolutions", "norms", "kernel_sizes"])
+def test_choices_without_alternative_are_no_trouble_to_samplers(sampler: str, alone: str) -> None:
+    changes = {"resolutions": (8,)} if alone == "resolutions" else {}
+    stage = tiny_space().stages[0].model_copy(update={} if changes else {alone: getattr(LARGE.stages[0], alone)[:1]})
+    space = tiny_space(**changes, stages=(stage, stage))
+    trials = run(Study(question(space=space, sampler=sampler), cost_of), max_trials=40)
+    assert "sampler" in {trial.kind for trial in trials if trial.state == FINISHED}
+    assert len({trial.candidate for trial in trials if trial.state == FINISHED}) == 40
+
+
 def test_repeats_cost_nothing_are_marked_and_keep_their_score() -> None:
     asked: list[Candidate] = []
 
