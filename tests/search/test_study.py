@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nasimb.errors import InputError
 from nasimb.search.limits import Limits, cost_range
@@ -94,6 +96,31 @@ def test_a_space_of_norms_alone_has_one_named_subnet_and_an_end(sampler: str) ->
     assert trials[1] not in ranked
     assert scored_as("largest", trials, ranked) == scored_as("smallest", trials, ranked) == trials[0]
     assert scored_as("largest", trials, ranked[:0]) is None
+
+
+def some(*options: object) -> st.SearchStrategy[tuple[object, ...]]:
+    """Some of the options, in their order."""
+    chosen = st.sets(st.sampled_from(options), min_size=1)
+    return chosen.map(lambda found: tuple(option for option in options if option in found))
+
+
+STAGES = st.builds(Stage, depths=some(1, 2), widths=some(8, 16), kernel_sizes=some(3, 5), norms=some("bn", "gn"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sampler=st.sampled_from(sorted(SAMPLERS)), resolutions=some(8, 12), stages=st.lists(STAGES, min_size=1, max_size=2),
+    calibrations=some("source", "target-natural"), cost=st.sampled_from([None, "macs"]),
+)  # fmt: skip
+def test_every_search_ends_with_every_candidate_scored_once(
+    sampler: str, resolutions: tuple[int, ...], stages: list[Stage], calibrations: tuple[str, ...], cost: str | None
+) -> None:
+    space = tiny_space(resolutions=resolutions, stages=tuple(stages))
+    study = Study(question(space=space, sampler=sampler, calibrations=calibrations, cost=cost), cost_of)
+    trials = run(study, max_trials=60)
+    scored = [trial.candidate for trial in trials if trial.state == FINISHED]
+    assert len(scored) == len(set(scored)) == min(space.size() * len(calibrations), 60)
+    assert study.exhausted or len(scored) == 60
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
