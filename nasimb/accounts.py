@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from nasimb.errors import ResumeError
+
+OWNER = "main"
+"""Name of the process that owns the run folder; its seconds are those of the clock on the wall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,23 @@ class Examined:
         account: what its lines, or the mark, add up to.
         lines: in the file.
         repaired: what was wrong and is made good in `account`, as a sentence; None: nothing.
+        began, ended: seconds since 1970 when the owner's first good line began, and its last was written; None where
+            there is none.
     """
 
     account: Account
     lines: int
     repaired: str | None
+    began: float | None = None
+    ended: float | None = None
+
+    @property
+    def down_seconds(self) -> float:
+        """Between the two, in which the owner of the run was not running: shown, not charged."""
+        if self.began is None or self.ended is None:
+            return 0.0
+        charged_seconds = sum(seconds for charge, seconds in self.account.items() if charge.worker == OWNER)
+        return max(self.ended - self.began - charged_seconds, 0.0)
 
 
 def line_of(charge: Charge, seconds: float, at: float) -> str:
@@ -86,7 +101,16 @@ def examine(path: Path) -> Examined:
     """
     data = path.read_bytes() if path.exists() else b""
     complete, _, torn = data.rpartition(b"\n")
-    rows = [_charge(_unchecked(line)) for line in complete.split(b"\n")] if complete else []
+    said = [_unchecked(line) for line in complete.split(b"\n")] if complete else []
+    found = _added_up(path, [_charge(row) for row in said], torn)
+    own = [row for row in said if row is not None and row["worker"] == OWNER]
+    if not own:
+        return found
+    return replace(found, began=float(own[0]["at"]) - float(own[0]["seconds"]), ended=float(own[-1]["at"]))
+
+
+def _added_up(path: Path, rows: list[tuple[Charge, float] | None], torn: bytes) -> Examined:
+    """What lines and mark say together."""
     mark_file = path.with_suffix(".mark")
     mark = _mark(mark_file)
     wrong = [number for number, row in enumerate(rows, start=1) if row is None]
@@ -106,21 +130,6 @@ def examine(path: Path) -> Examined:
     found = f"line {wrong[0]} is damaged" if wrong else f"{len(rows)} of {lines} lines are left"
     later = " (what a damaged last line said is lost)" if any(number > lines for number in wrong) else ""
     return Examined(restored, len(rows), f"{path}: {found}; the account is restored from {mark_file.name}{later}")
-
-
-def down_seconds(path: Path, spent_seconds: float) -> float:
-    """Seconds between the first and the last line in which the owner of the run was not running: shown, not charged.
-
-    Args:
-        spent_seconds: on the clock, by the account, which counts what damaged lines said.
-    """
-    data = path.read_bytes() if path.exists() else b""
-    rows = [row for line in data.split(b"\n") if (row := _unchecked(line)) is not None]
-    rows = [row for row in rows if row.get("worker") == "main"]
-    if not rows:
-        return 0.0
-    passed = float(rows[-1]["at"]) - float(rows[0]["at"]) + float(rows[0]["seconds"])
-    return max(passed - spent_seconds, 0.0)
 
 
 def _torn(path: Path, torn: bytes) -> str | None:

@@ -19,7 +19,7 @@ from nasimb.pipeline import held_by, run_search
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
 from nasimb.search.predict import predicted_seconds
-from nasimb.search.trial import trials_of
+from nasimb.search.trial import scored_as, trials_of
 from nasimb.session import Stop
 from nasimb.spec import parse
 
@@ -118,8 +118,10 @@ def _check_worthwhile(run: RunDir, config: RunConfig, extension: Extension, cloc
     holding = held_by(choose_device(config.device))
     budget, before = Budget.parse(extension.budget), Budget.parse(extension.before)
     ledger = Ledger(run.ledger, clock, budget, holding)
-    spent, trials = ledger.by_phase(), [trial for trial in trials_of(run) if trial.seconds > 0]
-    largest_seconds = max((trial.seconds for trial in trials if trial.kind == "largest"), default=0.0)
+    spent, rows = ledger.by_phase(), trials_of(run)
+    trials = [trial for trial in rows if trial.seconds > 0]
+    largest = scored_as("largest", rows, trials)
+    largest_seconds = 0.0 if largest is None else largest.seconds
     again_seconds = spent.get("prepare", 0.0) + 2 * largest_seconds + spent.get("evaluate", 0.0) / tests
     candidate_seconds = predicted_seconds([trial.macs for trial in trials[-1:]], [(t.macs, t.seconds) for t in trials])
     needed_seconds = MARGIN * again_seconds + candidate_seconds

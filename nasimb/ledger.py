@@ -19,12 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nasimb.accounts import Account, Charge, examine, line_of, mark_of, was_kept
+from nasimb.accounts import OWNER, Account, Charge, examine, line_of, mark_of, was_kept
 from nasimb.budget import NOTHING, ONE_THREAD, Budget, Clock, Holding
 from nasimb.durable import append_whole, replace_whole, replacing
-
-MAIN = "main"
-"""Name of the process that owns the run folder; its seconds are those of the clock on the wall."""
 
 KINDS = ("wall", "gpu", "cpu")
 
@@ -73,7 +70,7 @@ class Ledger:
             self._account, self._lines = found.account, found.lines
             if found.repaired is not None:
                 warn(found.repaired)
-                self._rewrite()
+                self._rewrite(found.began)
         self._before = clock_seconds(self._account)
         self.resumed = bool(self._account)
         self._charged: dict[str, float] = {}
@@ -143,7 +140,7 @@ class Ledger:
                 for worker, holding, seconds in held
                 if seconds > 0
             ]
-            assert all(charge.worker != MAIN for charge, _ in entries)
+            assert all(charge.worker != OWNER for charge, _ in entries)
             if entries:
                 self._append(entries)
 
@@ -251,7 +248,7 @@ class Ledger:
     def _write(self) -> None:
         assert self._phase is not None
         seconds = self._running_seconds()
-        self._append([(Charge(self._phase, MAIN, self._holding.gpus, self._holding.threads), seconds)])
+        self._append([(Charge(self._phase, OWNER, self._holding.gpus, self._holding.threads), seconds)])
         assert self._since is not None
         self._since += seconds
 
@@ -274,7 +271,7 @@ class Ledger:
         """Sums of the account, so that nobody adds it up anew."""
         self._charged[charge.worker] = self._charged.get(charge.worker, 0.0) + seconds
         for kind in KINDS:
-            if kind != "wall" or charge.worker == MAIN:
+            if kind != "wall" or charge.worker == OWNER:
                 self._totals[kind] += seconds * _rate(Holding(charge.gpus, charge.threads), kind)
 
     def _mark(self) -> None:
@@ -283,10 +280,19 @@ class Ledger:
         with replacing(self._path.with_suffix(".mark"), flush=False) as part:
             part.write_text(mark_of(self._account, self._lines), encoding="utf-8")
 
-    def _rewrite(self) -> None:
-        """The account in as few lines as it has entries, in place of a damaged file."""
+    def _rewrite(self, began: float | None) -> None:
+        """The account in as few lines as it has entries, in place of a damaged file.
+
+        Args:
+            began: when the run did, which the first line goes on to tell; None where no line tells.
+        """
         assert self._path is not None
-        lines = (line_of(charge, seconds, time.time()) for charge, seconds in self._account.items())
+        lines, now = [], time.time()
+        for charge, seconds in self._account.items():
+            at = now
+            if charge.worker == OWNER and began is not None:
+                at, began = began + seconds, None
+            lines.append(line_of(charge, seconds, at))
         replace_whole(self._path, "".join(lines).encode())
         self._lines = len(self._account)
         self._mark()
@@ -296,7 +302,7 @@ def clock_seconds(account: Mapping[Charge, float]) -> dict[str, float]:
     """Seconds on the clock of every phase: those of the process that owns the run folder."""
     found: dict[str, float] = {}
     for charge, seconds in account.items():
-        if charge.worker == MAIN:
+        if charge.worker == OWNER:
             found[charge.phase] = found.get(charge.phase, 0.0) + seconds
     return found
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasimb.accounts import Charge, down_seconds, examine
+from nasimb.accounts import Charge, examine
 from nasimb.budget import NOTHING, Budget, Holding
 from nasimb.errors import ResumeError
 from nasimb.ledger import Ledger, clock_seconds, kind_seconds, read_account
@@ -305,10 +305,15 @@ def test_downtime_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 100
 
     def down() -> float:
-        return down_seconds(path, sum(clock_seconds(read_account(path)).values()))
+        return examine(path).down_seconds
 
     assert down() == pytest.approx(200)
     first, second, third = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + second.replace(b"search", b"sEarch") + third)
     assert down() == pytest.approx(200), "a damaged line is no downtime"
-    assert Ledger(path, clock).spent() == 15
+    mended = Ledger(path, clock)
+    assert mended.spent() == 15
+    with mended.phase("search"):
+        clock.now += 5
+        now[0] += 5
+    assert down() == pytest.approx(300), "nor does a repair hide what was before and comes after it"

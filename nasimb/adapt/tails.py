@@ -20,6 +20,10 @@ SMALL_TILT = 1e-3
 """Saddlepoints nearer to the mean than this, in standard deviations of the mean, are taken by their series."""
 
 
+FARTHEST = 1e3
+"""Standard deviations beyond which every tail is 0 to all digits; polynomials of infinity have no value."""
+
+
 class Cumulants(NamedTuple):
     """Standardised third and fourth cumulant."""
 
@@ -35,7 +39,7 @@ def noise_rho(
     Args:
         k3_t, k4_t: third and fourth cumulants of single target values; k3_s, k4_s: of the source.
         n_t, n_s: independent values behind the means; a source known exactly has n_s infinite.
-        var_t, var_s: variances of single values.
+        var_t, var_s: variances of single values, not both 0.
     """
     of_t, of_s = ([np.asarray(one, float) for one in side] for side in ((k3_t, k4_t, n_t), (k3_s, k4_s, n_s)))
     square = np.asarray(var_t, float) / of_t[2] + np.asarray(var_s, float) / of_s[2]
@@ -51,7 +55,7 @@ def edgeworth_cdf(x: Reals, rho3: Reals, rho4: Reals = 0.0, order: int = 2) -> F
     Args:
         order: terms beyond the normal one: 1 uses rho3 (n^-1/2), 2 also rho4 and rho3 squared (n^-1).
     """
-    x, rho3, rho4 = (np.asarray(one, float) for one in (x, rho3, rho4))
+    x, rho3, rho4 = (np.asarray(one, float) for one in (np.clip(x, -FARTHEST, FARTHEST), rho3, rho4))
     term = rho3 / 6 * (x**2 - 1)
     if order == 2:
         term = term + rho4 / 24 * (x**3 - 3 * x) + rho3**2 / 72 * (x**5 - 10 * x**3 + 15 * x)
@@ -92,7 +96,8 @@ def lugannani_rice_tail(x: Reals, n: Reals, skewness: Reals) -> Floats:
 
 def _gamma_tails(x: Floats, n: Floats, b: Floats) -> tuple[Floats, Floats]:
     """P(mean > x) and P(mean < x) for b >= 0."""
-    inside = 1 + b * x > 0
+    x = np.asarray(np.clip(x, -FARTHEST, FARTHEST))
+    inside = ~(1 + b * x <= 0)  # what is no number stays none
     bx = np.where(inside, b * x, 0.0)
     x = np.where(inside, x, 0.0)
     s = x / (1 + bx)

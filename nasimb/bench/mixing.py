@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ SEEDS = 3
 FIXED_IMAGES = 16
 FIXED = ("source", "batch", "fixed_16")
 
-Kind = Literal["exponential", "gaussian"]
 Errors = Mapping[str, float]
 """Mean squared error by weighting."""
 

@@ -7,7 +7,7 @@ from nasimb.space import SearchSpace, Subnet
 
 
 def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tuple[int, int]:
-    """MACs of one image and parameters of the extracted backbone; the head comes on top.
+    """MACs of one image and parameters of the extracted backbone of a subnet of `space`; the head comes on top.
 
     Counted as torch.utils.flop_counter does: convolutions only, borders included, two FLOPs a MAC. Resizing,
     normalisation, activations and pooling count nothing.

@@ -1,7 +1,8 @@
 """Mixing the moments of the source with those of a few images of the target.
 
 Shapes: B images, C channels, H and W pixels, G points of a grid. A weight is always that of the target. Everything is
-measured in units of each channel's source variance, as the normaliser sees it.
+measured in units of each channel's variance, the larger of source and target: channels that are dead in one of them
+must not decide for all.
 
 The weight of a layer is the posterior mean of `D / (D + b)`: D is the mean square of the shift over the layer's
 channels, b the sampling noise of the target's means. Given D, that ratio is the linear weight of the smallest mean
@@ -21,10 +22,10 @@ from nasimb.errors import InputError
 from nasimb.nn.moments import Moments, merged, moments
 
 EPSILON = 1e-5
-"""Added to variances that divide, as in batch normalisation: a channel that is always 0 shifts nothing."""
+"""Added to variances that divide, as in batch normalisation: a channel that is 0 in both shifts nothing."""
 
 MEDIAN_SHIFT = 0.12
-"""Median, under the prior, of a layer's root mean square shift in source standard deviations. With the shape chosen
+"""Median, under the prior, of a layer's root mean square shift in standard deviations. With the shape chosen
 once for all layers, so that no cell of `nasimb bench mixing` is much worse than the best fixed weight there."""
 
 PRIOR_SHAPE = 1.5
@@ -34,7 +35,7 @@ and with a tail heavy enough (infinite variance) that a large shift is believed 
 EXCESS_KURTOSIS = 6.0
 """Of the means of single images: that of an exponential variable, cautious for activations behind a ReLU."""
 
-_SQUARES_G = torch.logspace(-6, 4, 101, dtype=torch.float64)
+_SQUARES_G = torch.logspace(-6, 12, 181, dtype=torch.float64)
 _SCALE = MEDIAN_SHIFT**2 / (2 ** (1 / PRIOR_SHAPE) - 1)
 # Density of the prior times the step of the grid, which grows with D.
 _LOG_PRIOR_G = torch.log(_SQUARES_G) - (PRIOR_SHAPE + 1) * torch.log1p(_SQUARES_G / _SCALE)
@@ -59,6 +60,8 @@ class Sampled:
 
 def sampled(x_BCHW: Tensor) -> Sampled:
     """What a batch says of the target.
+
+    Its images must be distinct: copies of one say nothing of how images differ, and are trusted for as many.
 
     Raises:
         InputError: it is a single image.
@@ -85,11 +88,12 @@ def pooled_samples(a: Sampled, b: Sampled) -> Sampled:
 
 
 def effective_n(sample: Sampled) -> Tensor:
-    """How many independent values would give each channel's mean as exactly.
+    """How many independent values would give each channel's mean as exactly: their variance / that of the mean.
 
     Infinite in a channel whose images all have one mean, NaN where all pixels are equal.
     """
-    return sample.moments.var_C / sample.mean_variance_C
+    # The moments' variance lacks that of the mean.
+    return sample.moments.var_C / sample.mean_variance_C + 1
 
 
 def mixing_weight(source: Moments, target: Sampled, source_images: float | None) -> Tensor:
@@ -100,7 +104,7 @@ def mixing_weight(source: Moments, target: Sampled, source_images: float | None)
     Args:
         source_images: images behind the source's moments, which are noise too; None: too many to matter.
     """
-    scale_C = source.var_C + EPSILON
+    scale_C = torch.maximum(source.var_C, target.moments.var_C) + EPSILON
     noise_C = target.mean_variance_C / scale_C
     differences_C = (source.mean_C - target.moments.mean_C) ** 2 / scale_C
     squares_G, log_prior_G = _SQUARES_G.to(noise_C.device), _LOG_PRIOR_G.to(noise_C.device)

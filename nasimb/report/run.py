@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from nasimb.accounts import down_seconds
+from nasimb.accounts import examine
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import Extension, extensions
-from nasimb.ledger import clock_seconds, read_account
+from nasimb.ledger import clock_seconds
 from nasimb.rundir import RunDir
 from nasimb.search.limits import Limits
 from nasimb.search.trial import Trial, trials_of
@@ -49,16 +49,16 @@ class Run:
             InputError: it is no run folder. ResumeError: a file of it is damaged.
         """
         folder = RunDir(path)
-        spent_seconds = clock_seconds(read_account(folder.ledger))
+        ledger = examine(folder.ledger)
         found = cls(
             name=path.resolve().name,
             config=folder.config(),
             result=folder.read_json("result.json"),
             trials=trials_of(folder),
-            spent_seconds=spent_seconds,
+            spent_seconds=clock_seconds(ledger.account),
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
-            down_seconds=down_seconds(folder.ledger, sum(spent_seconds.values())),
+            down_seconds=ledger.down_seconds,
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
         if len(found.trials) < counted:

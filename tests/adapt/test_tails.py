@@ -45,6 +45,18 @@ def test_a_source_known_exactly_adds_no_noise() -> None:
     assert rho4 == pytest.approx(6 / 16)
 
 
+def test_what_is_infinite_is_certain_and_what_is_no_number_stays_none() -> None:
+    ends = np.array([-np.inf, np.inf, np.nan])
+    assert edgeworth_cdf(ends, 0.5, 0.4).tolist()[:2] == [0, 1]
+    assert two_sided_p_value(ends, 0.5).tolist()[:2] == [0, 0]
+    for skewness in (-1.0, 0.0, 1.0):
+        assert lugannani_rice_tail(ends, 16, skewness).tolist()[:2] == [1, 0]
+        assert lugannani_rice_tail(1e160, 16, skewness) == 0
+        assert np.isnan(lugannani_rice_tail(np.nan, 16, skewness))
+    assert np.isnan(edgeworth_cdf(np.nan, 0.5))
+    assert np.isnan(lugannani_rice_tail(1.0, 16, np.nan))
+
+
 @pytest.mark.parametrize(
     ("x", "first", "second", "drawn"),
     [(-2.0, 0.0108, 0.0096, 0.0103), (0.0, 0.5294, 0.5294, 0.5293), (2.0, 0.9653, 0.9665, 0.9666)],

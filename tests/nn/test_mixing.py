@@ -129,6 +129,29 @@ def test_the_weight_grows_with_the_shift_and_falls_with_the_noise(
     assert weight_at(square, noise * factor, images) <= here + 1e-6
 
 
+@pytest.mark.parametrize(("square", "noise"), [(1e6, 1e3), (1e9, 1e5), (1e4, 1.0)])
+def test_a_certain_shift_is_believed_however_large(square: float, noise: float) -> None:
+    assert weight_at(square, noise, 16) > 0.98 * square / (square + noise)
+
+
+@pytest.mark.parametrize("far", [0.3, 10.0, 100.0])
+def test_a_channel_that_is_dead_in_the_source_does_not_decide_for_the_others(far: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    var_C = torch.ones(CHANNELS)
+    var_C[0] = 0
+    source = Moments(torch.zeros(CHANNELS), var_C)
+    shifted_BCHW = torch.randn(16, CHANNELS, 4, 4, generator=generator) + 0.7
+    for other in (1.0, 0.0):  # the dead channel has come to life: shifted, or around 0
+        shifted_BCHW[:, 0] = far * (other + 0.2 * torch.randn(16, 4, 4, generator=generator))
+        assert mixing_weight(source, sampled(shifted_BCHW), None) > 0.9
+
+
+def test_effective_n_counts_images_of_one_pixel() -> None:
+    for images in (2, 5, 16):
+        x_BCHW = torch.randn(images, 3, 1, 1, generator=torch.Generator().manual_seed(images))
+        torch.testing.assert_close(effective_n(sampled(x_BCHW)), torch.full((3,), float(images)))
+
+
 def test_the_weight_is_the_posterior_mean_of_the_best_share() -> None:
     """By adaptive quadrature of the stated prior and chi-square likelihood."""
     images, noise, square = 8, 0.125, 0.3
@@ -181,7 +204,7 @@ def test_layers_may_be_weighed_together() -> None:
     batches = [sampled(drawn(6, 5, 2, 2, seed=seed)) for seed in range(3)]
     source = Moments(torch.full((5,), 6.0), torch.full((5,), 2.0))
     together = Sampled(
-        Moments(torch.stack([one.moments.mean_C for one in batches]), source.var_C),
+        Moments(*(torch.stack([getattr(one.moments, name) for one in batches]) for name in ("mean_C", "var_C"))),
         torch.stack([one.mean_variance_C for one in batches]),
         6,
     )
