@@ -127,7 +127,7 @@ def errors(batches: Drawn) -> Errors:
 def posterior_weight(batches: Drawn) -> Tensor:
     """That of nasimb: [R, 1]."""
     source = Moments(batches.source_RC, torch.ones_like(batches.source_RC))
-    target = Sampled(Moments(batches.batch_RC, source.var_C), batches.noise_RC, batches.images)
+    target = Sampled(Moments(batches.batch_RC, source.var_C), batches.noise_RC, batches.noise_RC, batches.images)
     return mixing_weight(source, target, None)[:, None]
 
 

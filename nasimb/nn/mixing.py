@@ -13,13 +13,13 @@ near b, a plain estimate of D is 0 for half of all batches and too large for the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nasimb.errors import InputError
-from nasimb.nn.moments import Moments, merged, moments
+from nasimb.nn.moments import IMAGES_A_PART, Moments, merged
 
 EPSILON = 1e-5
 """Added to variances that divide, as in batch normalisation: a channel that is 0 in both shifts nothing."""
@@ -50,11 +50,13 @@ class Sampled:
         moments: over images and pixels.
         mean_variance_C: estimated variance of `moments.mean_C`: that of the means of single images / images. Pixels of
             one image resemble each other, so that their number does not matter.
-        images: how many, at least 2; all of one size.
+        var_variance_C: estimated variance of `moments.var_C`, likewise: that of the mean squares of single images.
+        images: how many, all of one size; a single one has no variances (0) and weighs nothing by itself.
     """
 
     moments: Moments
     mean_variance_C: Tensor
+    var_variance_C: Tensor
     images: int
 
 
@@ -62,29 +64,52 @@ def sampled(x_BCHW: Tensor) -> Sampled:
     """What a batch says of the target.
 
     Its images must be distinct: copies of one say nothing of how images differ, and are trusted for as many.
-
-    Raises:
-        InputError: it is a single image.
     """
     images = len(x_BCHW)
-    if images < 2:
-        raise InputError(
-            "moments to be mixed must come from at least 2 images", got=images, do="Use larger batches, or a window."
-        )
-    image_means_BC = x_BCHW.float().mean((2, 3))
-    return Sampled(moments(x_BCHW), image_means_BC.var(0, correction=1) / images, images)
+    freedom = max(images - 1, 1)
+    x_BCHW = x_BCHW.float()
+    means_BC = x_BCHW.mean((2, 3))
+    mean_C = means_BC.mean(0)
+    # Around the mean of all images, so that nothing cancels; in parts, so that the centred copies stay small.
+    parts = torch.split(x_BCHW, IMAGES_A_PART)
+    squares_BC = torch.cat([(part - mean_C[:, None, None]).square_().mean((2, 3)) for part in parts])
+    return Sampled(
+        Moments(mean_C, squares_BC.mean(0)),
+        means_BC.var(0, correction=0) / freedom,
+        squares_BC.var(0, correction=0) / freedom,
+        images,
+    )
 
 
 def pooled_samples(a: Sampled, b: Sampled) -> Sampled:
-    """What the images of both say together: exact (Chan, Golub and LeVeque 1983) where all images are of one size."""
+    """What the images of both say together, where all are of one size.
+
+    Exact for the moments and the variance of the means (Chan, Golub and LeVeque 1983). Mean squares stay those around
+    the mean of their own part, so that the variance of the variance is right as far as the parts' means are close.
+    """
     images = a.images + b.images
-    shift_C = (a.moments.mean_C.double() - b.moments.mean_C.double()) ** 2
-    squares_C = _squares_between(a) + _squares_between(b) + shift_C * (a.images * b.images / images)
+
+    def variance_C(of_a_C: Tensor, of_b_C: Tensor, shift_C: Tensor) -> Tensor:
+        squares_C = of_a_C.double() * (a.images * (a.images - 1)) + of_b_C.double() * (b.images * (b.images - 1))
+        squares_C = squares_C + shift_C.double() ** 2 * (a.images * b.images / images)
+        return (squares_C / (images * (images - 1))).float()
+
     return Sampled(
         merged([a.moments, b.moments], [a.images, b.images]),
-        (squares_C / (images * (images - 1))).float(),
+        variance_C(a.mean_variance_C, b.mean_variance_C, a.moments.mean_C - b.moments.mean_C),
+        variance_C(a.var_variance_C, b.var_variance_C, a.moments.var_C - b.moments.var_C),
         images,
     )
+
+
+def fading(sample: Sampled, most: int) -> Sampled:
+    """The same moments, trusted as those of at most so many images (2 at least)."""
+    images = max(2, min(sample.images, most))
+    more = sample.images / images
+    return replace(
+        sample, mean_variance_C=sample.mean_variance_C * more, var_variance_C=sample.var_variance_C * more,
+        images=images,
+    )  # fmt: skip
 
 
 def effective_n(sample: Sampled) -> Tensor:
@@ -103,7 +128,16 @@ def mixing_weight(source: Moments, target: Sampled, source_images: float | None)
 
     Args:
         source_images: images behind the source's moments, which are noise too; None: too many to matter.
+
+    Raises:
+        InputError: the target is a single image.
     """
+    if target.images < 2:
+        raise InputError(
+            "moments to be mixed must come from at least 2 images",
+            got=target.images,
+            do="Use larger batches, or a window.",
+        )
     scale_C = torch.maximum(source.var_C, target.moments.var_C) + EPSILON
     noise_C = target.mean_variance_C / scale_C
     differences_C = (source.mean_C - target.moments.mean_C) ** 2 / scale_C
@@ -121,15 +155,36 @@ def mixing_weight(source: Moments, target: Sampled, source_images: float | None)
     return (1 - (torch.softmax(log_G, -1) * share_G).sum(-1)).float()
 
 
-def mixed(source: Moments, target: Moments, weight: Tensor | float) -> Moments:
+def variance_weight(source: Moments, target: Sampled, source_images: float | None) -> Tensor:
+    """Weight of the target's variances, as `mixing_weight` is that of its means.
+
+    A shift of one kind says little of the other: noise on the pixels changes the variances of the first layers and
+    leaves their means where they were. The unit is the standard deviation that a variance of normal values has,
+    sqrt(2) times itself for a single value.
+    """
+    unit_C = torch.maximum(source.var_C, target.moments.var_C) + EPSILON
+    two_C = torch.full_like(unit_C, 2.0)
+    squares = replace(
+        target, moments=Moments(target.moments.var_C / unit_C, two_C), mean_variance_C=target.var_variance_C / unit_C**2
+    )
+    return mixing_weight(Moments(source.var_C / unit_C, two_C), squares, source_images)
+
+
+def mixed(
+    source: Moments, target: Moments, weight: Tensor | float, variance_weight: Tensor | float | None = None
+) -> Moments:
     """Moments of a mixture in which the target has a share of `weight`.
 
     The variance is that of the mixture, with the part between the means: without it, it would be too small exactly
     where the shift is large.
+
+    Args:
+        variance_weight: share of the target within the variances; None: the same.
     """
     mean_C = torch.lerp(source.mean_C, target.mean_C, weight)
     between_C = (source.mean_C - target.mean_C) ** 2
-    return Moments(mean_C, torch.lerp(source.var_C, target.var_C, weight) + weight * (1 - weight) * between_C)
+    within_C = torch.lerp(source.var_C, target.var_C, weight if variance_weight is None else variance_weight)
+    return Moments(mean_C, within_C + weight * (1 - weight) * between_C)
 
 
 def _half_freedom(share_G: Tensor, noise_C: Tensor, noise: Tensor, images: int) -> Tensor:
@@ -147,7 +202,3 @@ def _half_freedom(share_G: Tensor, noise_C: Tensor, noise: Tensor, images: int) 
     square = (noise_C * noise_C).mean(-1, keepdim=True).double()
     uneven = (square / (1 + of_estimate) / (noise * noise).clamp(min=_LEAST)).clamp(min=1.0)
     return noise_C.shape[-1] / (2 + share_G**2 * ((2 + kurtosis + of_estimate) * uneven - 2))
-
-
-def _squares_between(sample: Sampled) -> Tensor:
-    return sample.mean_variance_C.double() * (sample.images * (sample.images - 1))

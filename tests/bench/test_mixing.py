@@ -58,7 +58,7 @@ def test_errors_by_hand() -> None:
 def test_every_draw_is_weighed_as_a_layer_is() -> None:
     batches = drawn(Cell(16, 4, 0.3), "exponential", False, 5, seed=1)
     one = Moments(batches.source_RC[3], torch.ones(16))
-    target = Sampled(Moments(batches.batch_RC[3], torch.ones(16)), batches.noise_RC[3], 4)
+    target = Sampled(Moments(batches.batch_RC[3], torch.ones(16)), batches.noise_RC[3], batches.noise_RC[3], 4)
     assert posterior_weight(batches)[3, 0] == pytest.approx(float(mixing_weight(one, target, None)))
 
 

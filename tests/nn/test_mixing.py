@@ -40,7 +40,7 @@ def layer(square: float, noise: float, images: int = 16, channels: int = CHANNEL
     """Source moments 0 and 1, and a target whose mean squared difference and noise are these in every channel."""
     source = Moments(torch.zeros(channels), torch.ones(channels))
     target = Moments(torch.full((channels,), square**0.5), torch.ones(channels))
-    return source, Sampled(target, torch.full((channels,), noise), images)
+    return source, Sampled(target, *[torch.full((channels,), noise)] * 2, images)
 
 
 def weight_at(square: float, noise: float, images: int = 16, source_images: float | None = None) -> float:
@@ -67,7 +67,7 @@ def test_a_batch_has_the_moments_of_its_pixels_and_the_variance_of_its_image_mea
 
 def test_a_single_image_is_refused() -> None:
     with pytest.raises(InputError, match="at least 2 images; got 1"):
-        sampled(torch.zeros(1, 3, 2, 2))
+        mixing_weight(layer(0.0, 0.0)[0], sampled(torch.zeros(1, 3, 2, 2)), None)
 
 
 @settings(deadline=None)
@@ -106,7 +106,7 @@ def test_pixels_that_resemble_each_other_do_not_make_noise_a_shift() -> None:
     source, target = Moments(shift_LC, torch.ones(layers, CHANNELS)), Moments(mean_LC, torch.ones(layers, CHANNELS))
 
     def error(noise_LC: Tensor) -> float:
-        weight_L1 = mixing_weight(source, Sampled(target, noise_LC, images), None)[:, None]
+        weight_L1 = mixing_weight(source, Sampled(target, noise_LC, noise_LC, images), None)[:, None]
         return float(torch.lerp(shift_LC, mean_LC, weight_L1).square().mean())
 
     assert error(noise_LC) < 1.15 * 0.1**2
@@ -206,6 +206,7 @@ def test_layers_may_be_weighed_together() -> None:
     together = Sampled(
         Moments(*(torch.stack([getattr(one.moments, name) for one in batches]) for name in ("mean_C", "var_C"))),
         torch.stack([one.mean_variance_C for one in batches]),
+        torch.stack([one.var_variance_C for one in batches]),
         6,
     )
     assert_close(mixing_weight(source, together, 50), torch.stack([mixing_weight(source, one, 50) for one in batches]))

@@ -1,0 +1,433 @@
+"""A model whose norms follow the images it is given, as far as that is safe.
+
+Shapes: B images of a batch, N images of a window, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from nasimb.adapt.distinct import Distinct
+from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
+from nasimb.adapt.passes import Passes
+from nasimb.adapt.profile import ClassProfile, unexplained_shift
+from nasimb.adapt.safety import Evidence, Reason, Safety, judge
+from nasimb.adapt.strategies import Correct, Estimate, Known, strategy, unchanged
+from nasimb.errors import InputError
+from nasimb.nn.mixing import EPSILON, Sampled, fading, pooled_samples, sampled
+from nasimb.nn.moments import Moments
+
+SETTLED, EVERY = 1024, 8
+"""Once a strategy that learns has seen so many images, it looks at every eighth batch only."""
+
+LOG = 10_000
+"""Batches whose entries are kept."""
+
+PRIOR_IMAGES = 16
+"""Images that the expected shares of the classes count for, beside those of the stream."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was done with one batch.
+
+    Attributes:
+        batch: its number, from 0.
+        images: in it.
+        adapted: whether its predictions come from adapted statistics.
+        reason: why, or why not.
+        evidence: of the window it ends.
+        weight: mean over the layers of the target's weight.
+        rolled_back: whether earlier statistics were put back.
+    """
+
+    batch: int
+    images: int
+    adapted: bool
+    reason: Reason
+    evidence: Evidence
+    weight: float = 0.0
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
+
+    Attributes:
+        known: what the strategy carries, by layer.
+        moments: what each layer normalises with; none: with the source's.
+        weights: of the target in them.
+        of_source: what the unadapted model's layers saw of the window.
+        predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
+        shares_K: sum of the estimated class shares over `shares_images` images; None without a profile.
+        adapting: whether the newest batch was adapted to.
+        looked: images since the unadapted model was last run beside; rested: since then, without.
+        needed: images that a window must have before adaptation may begin.
+    """
+
+    batches: int = 0
+    measured: int = 0
+    known: Mapping[str, Known] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    of_source: Mapping[str, Sampled] = field(default_factory=dict)
+    predictions_NK: Tensor | None = None
+    source_predictions_NK: Tensor | None = None
+    shares_K: Tensor | None = None
+    shares_images: float = 0.0
+    correction: float = 0.0
+    adapting: bool = False
+    looked: int = 0
+    rested: int = 0
+    needed: int = 0
+    begun_entropy: float | None = None
+    good: State | None = None
+
+
+class BatchNormAdapter:
+    """Gives a model's logits with norms that are adapted to the images, batch after batch.
+
+    >>> from torchvision.models import resnet18
+    >>> adapter = BatchNormAdapter(resnet18(), strategy="mixed")
+    >>> adapter(torch.rand(4, 3, 64, 64)).shape
+    torch.Size([4, 1000])
+    >>> adapter.log[-1].reason.value
+    'too few images yet'
+
+    The model itself stays as it is: the adapter works on a copy, in evaluation mode. It is never trained; what changes
+    are the mean and variance that batch norms normalise with (group and layer norms: see `nasimb.adapt.layers`).
+
+    **Safety.** A stream of one class after the other, or one whose classes are in other shares than in training,
+    shifts the statistics too; following that shift costs tens of points of accuracy. So the adapter begins with the
+    source's statistics, runs the unadapted model beside the adapted one for a window of images, and adapts only if the
+    window shows many classes in no order, and a shift that their shares do not explain (`nasimb.adapt.safety`). What
+    other shares of the classes do explain is taken out of the statistics before they are used. Later it looks again
+    from time to time. `adapter.log` says what was done with each batch and why. The last two need a `profile` of
+    training images; without one, limits are cautious guesses.
+
+    Calls from several threads wait for each other; `log`, `state` and `adapted_model` may be read at any time, and
+    show the adapter between two batches.
+
+    Args:
+        model: gives logits [B, K]; batch norms with running statistics, or group and layer norms and a profile.
+        strategy: `source`, `batch`, `prior:16`, `ema:0.1`, `mixed`, `mean-step:0.5` or `huber-step:1.5`; see
+            `nasimb.adapt.strategies`.
+        profile: of training images (`class_profile`), of this model.
+        safety: limits; None: adapt to every batch, whatever it is.
+
+    Raises:
+        InputError: there is nothing to adapt in the model, the strategy is unknown, or the profile is of another model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategy: str = "mixed",
+        *,
+        profile: ClassProfile | None = None,
+        safety: Safety | None = Safety(),  # noqa: B008  (a value)
+    ) -> None:
+        self._strategy = _strategy_named(strategy)
+        self._passes = Passes(model, profile.outputs() if profile else None)
+        if profile is not None:
+            _check_profile(profile, self._passes)
+            profile = profile.to(self._passes.device)
+        self.profile, self.safety = profile, safety
+        self._lock = threading.RLock()
+        self._written: Mapping[str, Moments] | None = {}
+        self.reset()
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """logits_BK, no gradients.
+
+        Raises:
+            InputError: pixels that are not finite, no image at all, or a size that the model does not take. What was
+                learned before stays.
+        """
+        _check_images(images_BCHW)
+        with self._lock:
+            logits_BK, self._state, entry = self._step(images_BCHW, self._state)
+            self._log.append(entry)
+        return logits_BK
+
+    @property
+    def state(self) -> State:
+        """What was learned so far; later batches do not change it."""
+        return self._state
+
+    @property
+    def log(self) -> tuple[Entry, ...]:
+        """An entry a batch, newest last; the last 10,000."""
+        return tuple(self._log)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that are adapted."""
+        return tuple(self._passes.layers)
+
+    def source_moments(self, layer: str) -> Moments:
+        """Moments that a layer has from training."""
+        return self._passes.layers[layer].source
+
+    def reset(self) -> None:
+        """Forget the stream, and the log."""
+        with self._lock:
+            self._state = State(needed=self.safety.least_images if self.safety else 0)
+            self._log: deque[Entry] = deque(maxlen=LOG)
+            self._distinct = Distinct()
+
+    def rollback(self) -> None:
+        """Go back to the last state that was found healthy; to the source's statistics where there is none."""
+        with self._lock:
+            self._state = self._rolled_back(self._state)
+
+    def adapted_model(self) -> nn.Module:
+        """A plain copy of the model with the statistics it has now, for export.
+
+        Raises:
+            InputError: group or layer norms were adapted, whose correction is no part of a plain model.
+        """
+        with self._lock:
+            if any(not layer.running for layer in self._passes.layers.values()):
+                do = "Use the adapter itself."
+                raise InputError("only batch norms keep what they adapted to", got="group or layer norms", do=do)
+            self._use(self._state.moments)
+            return self._passes.unhooked()
+
+    # One batch -----------------------------------------------------------------------------------------------------
+
+    def _step(self, images: Tensor, state: State) -> tuple[Tensor, State, Entry]:
+        images = images.to(self._passes.device)
+        number, state = state.batches, replace(state, batches=state.batches + 1)
+        if not self._strategy.adapts:
+            self._use({})
+            return self._passes.run(images), state, Entry(number, len(images), False, Reason.NEVER, Evidence(0))
+        if self.safety is None:
+            logits, state = self._adapted(images, state)
+            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), _mean_weight(state))
+            return logits, state, entry
+        if not state.adapting and self._rests(state, self.safety):
+            self._use({})
+            state = replace(state, rested=state.rested + len(images))
+            return self._passes.run(images), state, Entry(number, len(images), False, Reason.RESTING, Evidence(0))
+        return self._watched(images, state, number, self.safety)
+
+    def _watched(self, images: Tensor, state: State, number: int, safety: Safety) -> tuple[Tensor, State, Entry]:
+        if self._rests(state, safety):
+            beside, logits_source = False, None
+            state = replace(state, rested=state.rested + len(images))
+        else:
+            if state.rested:  # a new look: what was seen before the rest is no neighbour of what comes now
+                state = _new_look(state)
+            beside, (logits_source, state) = True, self._unadapted(images, state, safety)
+        logits, after = self._adapted(images, state)
+        after = _remember(after, logits, logits_source, safety.window)
+        found = self._evidence(after, safety, beside)
+        classes = logits.shape[1]
+        reference = self.profile.reference if self.profile else None
+        reason = judge(found, safety, safety.information_limit(classes, reference), reference)
+        if found.images < after.needed and not after.adapting:
+            reason = Reason.FEW_IMAGES if reason is Reason.SHIFTED else reason
+        images_seen = len(images)
+        if reason is Reason.SHIFTED:
+            after = self._accepted(after, logits, found, safety)
+            return logits, after, Entry(number, images_seen, True, reason, found, _mean_weight(after))
+        if logits_source is None:
+            self._use({})
+            logits_source = self._passes.run(images)
+        rolled_back = reason is Reason.COLLAPSE or state.adapting
+        after = self._refused(state, after, reason, safety)
+        return logits_source, after, Entry(number, images_seen, False, reason, found, 0.0, rolled_back)
+
+    def _rests(self, state: State, safety: Safety) -> bool:
+        """Whether the unadapted model need not run beside: it has for a window, and not long ago."""
+        window = min(safety.window, 64) if state.adapting else safety.window
+        return state.looked >= window and state.rested < safety.rest
+
+    def _unadapted(self, images: Tensor, state: State, safety: Safety) -> tuple[Tensor, State]:
+        self._use({})
+        keep = self._distinct.fresh(images, remember=False)
+        of_source = dict(state.of_source)
+
+        def seen(name: str, x_BCHW: Tensor) -> None:
+            if len(keep):
+                one = sampled(x_BCHW[keep])
+                before = of_source.get(name)
+                of_source[name] = one if before is None else pooled_samples(fading(before, safety.window), one)
+
+        logits = self._passes.run(images, seen if self.profile else None)
+        return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
+
+    def _adapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits with statistics that have seen these images, if it is their turn to be looked at."""
+        settled = self._strategy.learns and state.adapting and state.measured >= SETTLED and state.moments
+        if settled and state.batches % EVERY:
+            self._use(state.moments)
+            return self._passes.run(images), state
+        keep = self._distinct.fresh(images) if self._strategy.learns else torch.arange(len(images))
+        if not len(keep):
+            self._use(state.moments)
+            return self._passes.run(images), state
+        known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
+        whole = len(keep) == len(images)
+
+        def seen(name: str, x_BCHW: Tensor) -> Moments:
+            source = self._passes.layers[name].source
+            x_BCHW = x_BCHW if whole else x_BCHW[keep]
+            found: Estimate = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
+            known[name], moments[name], weights[name] = found.known, found.moments, found.weight
+            return found.moments
+
+        self._written = None
+        logits = self._passes.run(images, seen)
+        self._written = moments
+        measured = state.measured + len(keep)
+        return logits, replace(state, known=known, moments=moments, weights=weights, measured=measured)
+
+    def _correct(self, name: str, state: State) -> Correct:
+        """Takes out what other shares of the classes explain."""
+        if self.profile is None or not state.correction or state.shares_K is None:
+            return unchanged
+        layer, expected_K = self.profile.layers[name], self.profile.shares_K
+        shares_K = torch.lerp(expected_K, self._shares(state), state.correction)
+        usual, unusual = layer.moments(expected_K), layer.moments(shares_K)
+        shift_C = unusual.mean_C - usual.mean_C
+        ratio_C = (usual.var_C + EPSILON) / (unusual.var_C + EPSILON)
+        return lambda found: Moments(found.mean_C - shift_C, found.var_C * ratio_C)
+
+    def _shares(self, state: State) -> Tensor:
+        assert self.profile is not None and state.shares_K is not None
+        total_K = state.shares_K + PRIOR_IMAGES * self.profile.shares_K
+        return total_K / total_K.sum()
+
+    def _evidence(self, state: State, safety: Safety, beside: bool) -> Evidence:
+        predictions_NK = state.predictions_NK
+        assert predictions_NK is not None
+        found = Evidence(
+            len(predictions_NK),
+            information(predictions_NK),
+            serial_dependence(predictions_NK, safety.reach),
+            self._shift(state),
+            entropy=float(entropy(predictions_NK.mean(0))),
+            begun_entropy=state.begun_entropy,
+        )
+        if self.profile is not None:
+            found = replace(found, divergence=excess_divergence(predictions_NK, self.profile.predicted_K))
+        source_NK = state.source_predictions_NK
+        if not beside or source_NK is None:
+            return found
+        adapted_NK = predictions_NK[-len(source_NK) :]
+        found = replace(
+            found, flips=float((adapted_NK.argmax(1) != source_NK[-len(adapted_NK) :].argmax(1)).float().mean())
+        )
+        if self.profile is None or next(iter(state.of_source.values())).images < 2:
+            return found
+        unexplained = unexplained_shift(self.profile.layers, source_NK.mean(0), state.of_source)
+        return replace(found, unexplained=unexplained)
+
+    def _shift(self, state: State) -> float:
+        """Largest root mean square shift of the means of a layer, in standard deviations of the source."""
+        largest = 0.0
+        for name, now in state.moments.items():
+            source = self._passes.layers[name].source
+            scale_C = torch.maximum(source.var_C, now.var_C) + EPSILON
+            largest = max(largest, float(((now.mean_C - source.mean_C) ** 2 / scale_C).mean().sqrt()))
+        return largest
+
+    def _accepted(self, state: State, logits: Tensor, found: Evidence, safety: Safety) -> State:
+        begun = state.begun_entropy if state.adapting else found.entropy
+        state = replace(state, adapting=True, begun_entropy=begun)
+        if self.profile is not None:
+            assert found.divergence is not None
+            state = replace(state, correction=safety.correction(found.divergence))
+            before_K = state.shares_K if state.shares_K is not None else torch.zeros_like(self.profile.shares_K)
+            shares_K = (
+                torch.lerp(self.profile.predicted_K, self._shares(state), state.correction)
+                if state.shares_K is not None
+                else self.profile.predicted_K
+            )
+            found_K = class_shares(logits.softmax(1), shares_K, self.profile.predicted_K)
+            state = replace(state, shares_K=before_K + found_K)
+        return replace(state, good=replace(state, good=None))
+
+    def _refused(self, before: State, after: State, reason: Reason, safety: Safety) -> State:
+        """The state after a batch that was not adapted to."""
+        if reason is Reason.COLLAPSE:
+            return self._rolled_back(after)
+        needed = after.needed
+        if reason in (Reason.DEPENDENT, Reason.FEW_CLASSES) and (before.adapting or reason is Reason.DEPENDENT):
+            needed = min(safety.window, max(64, 2 * needed))
+        if before.adapting:  # what was learned is of no use here: begin anew
+            return State(batches=after.batches, needed=needed)
+        known = {
+            name: fading(one, safety.window) if isinstance(one, Sampled) else one for name, one in after.known.items()
+        }
+        return replace(after, known=known, needed=needed, adapting=False)
+
+    def _rolled_back(self, state: State) -> State:
+        good = state.good
+        needed = self.safety.least_images if self.safety else 0
+        back = State(needed=needed) if good is None else replace(good, good=None)
+        return replace(back, batches=state.batches)
+
+    def _use(self, moments: Mapping[str, Moments]) -> None:
+        if moments is self._written:
+            return
+        self._passes.write_source()
+        self._passes.write(moments)
+        self._written = moments
+
+
+def _new_look(state: State) -> State:
+    """Before the unadapted model runs beside again."""
+    state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
+    if state.adapting:
+        return state
+    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
+
+
+def _remember(state: State, logits: Tensor, logits_source: Tensor | None, window: int) -> State:
+    newest = logits.softmax(1)
+    before = state.predictions_NK
+    predictions = newest if before is None else torch.cat([before, newest])
+    state = replace(state, predictions_NK=predictions[-window:])
+    if logits_source is None:
+        return state
+    newest, before = logits_source.softmax(1), state.source_predictions_NK
+    return replace(state, source_predictions_NK=(newest if before is None else torch.cat([before, newest]))[-window:])
+
+
+def _mean_weight(state: State) -> float:
+    return float(torch.stack([weight.cpu() for weight in state.weights.values()]).mean()) if state.weights else 0.0
+
+
+def _strategy_named(text: str):
+    return strategy(text)
+
+
+def _check_profile(profile: ClassProfile, passes: Passes) -> None:
+    missing = [name for name in passes.layers if name not in profile.layers]
+    if missing:
+        do = "Make one with class_profile of this very model."
+        raise InputError("a profile must describe every layer that is adapted", got=f"none of {missing[0]}", do=do)
+    for name, layer in passes.layers.items():
+        here, there = len(layer.source.mean_C), profile.layers[name].mean_KC.shape[1]
+        if here != there:
+            do = "Make one with class_profile of this very model."
+            raise InputError(f"a profile must have the channels of the model ({name}: {here})", got=there, do=do)
+
+
+def _check_images(images_BCHW: Tensor) -> None:
+    if len(images_BCHW) == 0:
+        raise InputError("a batch must have an image", got="none", do="Leave empty batches out.")
+    if images_BCHW.is_floating_point() and not bool(torch.isfinite(images_BCHW).all()):
+        broken = (~torch.isfinite(images_BCHW).flatten(1).all(1)).nonzero()[0].item()
+        do = "Leave such images out: one would spoil the statistics of all."
+        raise InputError("pixels must be finite", got=f"NaN or infinite ones in image {broken} of the batch", do=do)

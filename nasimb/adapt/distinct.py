@@ -1,0 +1,46 @@
+"""Which images of a stream were not there before: copies say nothing new of how images differ."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+REMEMBERED = 16_384
+"""Images whose checksums are kept."""
+
+
+class Distinct:
+    """Checksums of the newest images of a stream."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[int, None] = OrderedDict()
+
+    def fresh(self, images_BCHW: Tensor, *, remember: bool = True) -> Tensor:
+        """Positions of the images that are copies of none before them, in the batch or earlier.
+
+        Args:
+            remember: False: later calls do not know of these images.
+        """
+        positions, here = [], set()
+        for position, checksum in enumerate(_checksums(images_BCHW)):
+            if checksum not in self._seen and checksum not in here:
+                positions.append(position)
+            here.add(checksum)
+        if remember:
+            self._seen.update(dict.fromkeys(here))
+            while len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        return torch.tensor(positions, dtype=torch.long, device=images_BCHW.device)
+
+
+def _checksums(images_BCHW: Tensor) -> list[int]:
+    """Sums of the images' bits with fixed odd factors, modulo 2^64: the same for the same pixels, exactly."""
+    bits_BX = images_BCHW.contiguous().flatten(1)
+    if bits_BX.is_floating_point():
+        bits_BX = bits_BX.float().view(torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    factors_X = torch.randint(-(2**62), 2**62, (bits_BX.shape[1],), generator=generator) * 2 + 1
+    sums_B: list[int] = (bits_BX.long() * factors_X.to(bits_BX.device)).sum(1).tolist()
+    return sums_B

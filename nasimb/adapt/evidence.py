@@ -1,0 +1,75 @@
+"""What predictions say of the images behind them: how many kinds there are, whether the order matters, in what shares.
+
+Shapes: N images in the order of the stream, K classes; `probabilities_NK` are softmax outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TINY = 1e-12
+
+
+def entropy(probabilities_XK: Tensor) -> Tensor:
+    """In nats, over the last axis."""
+    return -(probabilities_XK * probabilities_XK.clamp(min=TINY).log()).sum(-1)
+
+
+def information(probabilities_NK: Tensor) -> float:
+    """Mutual information of image and class, nats: entropy of the mean prediction - mean entropy of the predictions.
+
+    High where predictions are sure and different. With the statistics of their own batch, images of one class get
+    predictions that spread over classes, but unsure ones; so that this tells images of one class from images of
+    many, whatever is wrong with them. The entropy of a mean of N is too low by about half the sum of var / (N mean)
+    (Miller 1955, for a mean of probability vectors), which is added.
+    """
+    mean_K = probabilities_NK.mean(0)
+    return float(entropy(mean_K) + 0.5 * _sampling(probabilities_NK, mean_K) - entropy(probabilities_NK).mean())
+
+
+def excess_divergence(probabilities_NK: Tensor, expected_K: Tensor) -> float:
+    """Kullback-Leibler divergence of the mean prediction from the expected one, nats, less what N images would show
+    if they were drawn from it (half the sum of var / (N expected)); 0 at least."""
+    mean_K = probabilities_NK.mean(0)
+    found = (mean_K * (mean_K.clamp(min=TINY) / expected_K.clamp(min=TINY)).log()).sum()
+    return max(0.0, float(found - 0.5 * _sampling(probabilities_NK, expected_K)))
+
+
+def serial_dependence(probabilities_NK: Tensor, reach: int) -> float:
+    """How much more alike the predictions of images near each other are than those of any two: a standard score.
+
+    The sum over pairs at most `reach` apart of the products of centred predictions, against its mean and deviation
+    when all orders are equally likely. Images in random order give about a standard normal variable, whatever their
+    classes and whatever is wrong with them; so it needs no reference.
+    """
+    images = len(probabilities_NK)
+    if images < 3:
+        return 0.0
+    centred_NK = probabilities_NK.double() - probabilities_NK.double().mean(0)
+    reach = min(reach, images - 1)
+    products = [(centred_NK[lag:] * centred_NK[:-lag]).sum(1) for lag in range(1, reach + 1)]
+    pairs = sum(len(one) for one in products)
+    squares_N = centred_NK.square().sum(1)
+    ordered = images * (images - 1)
+    mean = -squares_N.sum() / ordered  # products of all pairs sum to minus the squares
+    square = (centred_NK.T @ centred_NK).square().sum() - squares_N.square().sum()
+    deviation = (square / ordered).sqrt() * pairs**0.5
+    found = torch.cat(products).sum() - pairs * mean
+    return float(found / deviation) if deviation > 0 else 0.0
+
+
+def class_shares(probabilities_NK: Tensor, shares_K: Tensor, expected_K: Tensor) -> Tensor:
+    """One step of expectation maximisation for the classes' shares (Saerens et al. 2002), summed over images: [K].
+
+    Args:
+        shares_K: what they were believed to be; expected_K: the mean prediction that the model was trained to give.
+    """
+    weighted_NK = probabilities_NK * (shares_K / expected_K.clamp(min=TINY))
+    return (weighted_NK / weighted_NK.sum(1, keepdim=True)).sum(0)
+
+
+def _sampling(probabilities_NK: Tensor, around_K: Tensor) -> Tensor:
+    if len(probabilities_NK) < 2:
+        return probabilities_NK.new_zeros(())
+    return (probabilities_NK.var(0) / around_K.clamp(min=TINY)).sum() / len(probabilities_NK)

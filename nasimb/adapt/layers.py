@@ -1,0 +1,119 @@
+"""The norms of a model whose statistics can be adapted: where they are, what they hold, how their inputs are read.
+
+Two kinds. Batch norms hold running statistics of their inputs: adapting means to write others. Group and layer norms
+hold none, since each image has its own; what can be adapted there are the moments of their *outputs*, channel by
+channel over images, which a profile of the source knows: outputs are moved and stretched until they have them again.
+Instance norms leave nothing to adapt: every channel of every image has mean 0 and variance 1 already.
+
+Shapes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nasimb.errors import InputError
+from nasimb.nn.moments import Moments
+
+OVER_IMAGES = (nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One norm that can be adapted.
+
+    Attributes:
+        name: its path in the model.
+        module: of the model itself, not of a copy.
+        source: moments that it has from training: of its inputs (batch norms) or of its outputs (group, layer norms).
+        running: whether it normalises with statistics that it holds.
+    """
+
+    name: str
+    module: nn.Module
+    source: Moments
+    running: bool
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Inputs or outputs of the layer as maps_BCHW, whatever axes it has; a view where torch can make one."""
+        if isinstance(self.module, nn.LayerNorm) and not _is_layer_norm_2d(self.module):
+            x = x.movedim(-1, 1)
+        if x.ndim == 4:
+            return x
+        return x.reshape(*x.shape[:2], -1, 1)
+
+    @torch.no_grad()
+    def write(self, moments: Moments) -> None:
+        """Let a batch norm normalise with these from now on."""
+        assert self.running
+        buffers = self.module._buffers
+        for name, value_C in (("running_mean", moments.mean_C), ("running_var", moments.var_C)):
+            buffer = buffers.get(name)
+            if buffer is not None:
+                buffer.copy_(value_C)
+
+    def moved(self, y: Tensor, moments: Moments) -> Tensor:
+        """Outputs of a group or layer norm, whose moments are `moments`, with those of the source."""
+        scale_C = ((self.source.var_C + EPSILON) / (moments.var_C + EPSILON)).sqrt()
+        offset_C = self.source.mean_C - moments.mean_C * scale_C
+        shape = [1] * y.ndim
+        shape[-1 if y.ndim == 3 or self._channels_last(y) else 1] = len(scale_C)
+        return y * scale_C.to(y.dtype).view(shape) + offset_C.to(y.dtype).view(shape)
+
+    def _channels_last(self, y: Tensor) -> bool:
+        return isinstance(self.module, nn.LayerNorm) and not _is_layer_norm_2d(self.module)
+
+
+EPSILON = 1e-5
+"""Added to variances that divide, as in the norms themselves."""
+
+
+def adaptable(model: nn.Module, outputs: Mapping[str, Moments] | None = None) -> list[Layer]:
+    """The norms of `model` that can be adapted, in the order of its modules.
+
+    Args:
+        outputs: moments of the outputs of group and layer norms, by name, as a profile has them; None: these norms
+            are left alone.
+
+    Raises:
+        InputError: there is none, with what there is instead.
+    """
+    outputs = outputs or {}
+    found = []
+    for name, module in model.named_modules():
+        variance = module._buffers.get("running_var")
+        if variance is not None and variance.numel():
+            mean = module._buffers.get("running_mean")
+            mean_C = torch.zeros_like(variance) if mean is None else mean
+            found.append(Layer(name, module, Moments(mean_C.float().clone(), variance.float().clone()), True))
+        elif name in outputs and isinstance(module, OVER_IMAGES):
+            moments = outputs[name]
+            device = next((parameter.device for parameter in module.parameters()), moments.mean_C.device)
+            found.append(
+                Layer(name, module, Moments(moments.mean_C.to(device), moments.var_C.to(device)), running=False)
+            )
+    if not found:
+        raise _nothing_to_adapt(model)
+    return found
+
+
+def _nothing_to_adapt(model: nn.Module) -> InputError:
+    kinds = Counter(type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__)
+    seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no norms"
+    if any(isinstance(module, OVER_IMAGES) for module in model.modules()):
+        do = "Group and layer norms need a profile of the source: profile=class_profile(model, images, labels)."
+    elif any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        do = "Train with track_running_stats=True: without statistics of the source every batch is adapted to anyway."
+    else:
+        do = "Put batch norms in, or use the model as it is: other layers have no statistics of the images."
+    return InputError("a model to adapt must have norms with running statistics", got=seen, do=do)
+
+
+def _is_layer_norm_2d(module: nn.Module) -> bool:
+    """torchvision's or timm's, which take maps, by name: importing either takes long."""
+    return type(module).__name__ == "LayerNorm2d"

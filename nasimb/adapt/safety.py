@@ -1,0 +1,117 @@
+"""When adapting would hurt: what is known of a stream, the limits it must keep, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nasimb.adapt.profile import FEWEST, WINDOW, Reference
+
+
+class Reason(StrEnum):
+    """Why a batch was adapted to or not."""
+
+    SHIFTED = "shifted"
+    NEVER = "the strategy never adapts"
+    UNWATCHED = "nothing is watched"
+    FEW_IMAGES = "too few images yet"
+    EXPLAINED = "the class mix explains the shift"
+    DEPENDENT = "neighbours in the stream resemble each other"
+    FEW_CLASSES = "images of one class or a few"
+    DRIFT = "further from the source than adaptation can bring back"
+    COLLAPSE = "predictions collapse"
+    RESTING = "refused before, looked at again later"
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Limits within which a stream is adapted to.
+
+    Attributes:
+        least_images: before so many images were seen together, the source's statistics stay.
+        window: newest images whose predictions are watched.
+        rest: images after a refusal, or between two looks at a healthy adaptation, for which the unadapted model is
+            not run beside the adapted one.
+        reach: images up to which two count as neighbours.
+        most_dependence: of neighbours' predictions, in standard deviations (`evidence.serial_dependence`).
+        least_information: of the predictions (`evidence.information`), as a share of the way from windows of one
+            class to windows of many, on training images. Without a profile one class is taken to give half of ln K,
+            and many classes ln K.
+        explained: times the largest shift that windows of training images have beyond their class mix; a smaller
+            one is no reason to adapt. Without a profile this is not tested.
+        most_shift: of the means of a layer, root mean square in standard deviations.
+        least_entropy: of the mean prediction, as a share of what it was when adaptation began; below, it collapses.
+        divergence: nats by which the mean prediction must differ from the expected one before classes count as being
+            in other shares; corrected in full from twice that.
+    """
+
+    least_images: int = FEWEST
+    window: int = 256
+    rest: int = 1024
+    reach: int = 8
+    most_dependence: float = 4.0
+    least_information: float = 0.15
+    explained: float = 1.5
+    most_shift: float = 3.0
+    least_entropy: float = 0.5
+    divergence: float = 0.01
+
+    def information_limit(self, classes: int, reference: Reference | None) -> float:
+        """Nats below which images are taken for those of one class or a few."""
+        single, many = 0.5 * math.log(classes), math.log(classes)
+        if reference is not None:
+            many = reference.mixed_information
+            # A profile of classes that are all rare has no window of one.
+            single = 0.5 * many if reference.single_information is None else reference.single_information
+        return single + self.least_information * (many - single)
+
+    def correction(self, divergence: float) -> float:
+        """Share of the class mix that is corrected for, from 0 to 1."""
+        return min(1.0, max(0.0, divergence / self.divergence - 1)) if self.divergence else 1.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a window of the stream; None: not looked at.
+
+    Attributes:
+        images: in the window.
+        information, dependence: see `nasimb.adapt.evidence`.
+        shift: largest root mean square shift of the means of a layer, standard deviations.
+        unexplained: see `nasimb.adapt.profile.unexplained_shift`.
+        entropy: of the mean prediction, nats; begun_entropy: when adaptation began.
+        divergence: of the mean prediction from the expected one, nats.
+        flips: share of images that the adapted model gives another class than the unadapted one.
+    """
+
+    images: int
+    information: float | None = None
+    dependence: float | None = None
+    shift: float | None = None
+    unexplained: float | None = None
+    entropy: float | None = None
+    begun_entropy: float | None = None
+    divergence: float | None = None
+    flips: float | None = None
+
+
+def judge(found: Evidence, safety: Safety, information_limit: float, reference: Reference | None) -> Reason:
+    """SHIFTED if all limits are kept, else the first that is not."""
+    if found.images < safety.least_images:
+        return Reason.FEW_IMAGES
+    if found.shift is not None and not found.shift <= safety.most_shift:
+        return Reason.DRIFT
+    if reference is not None and found.unexplained is not None:
+        # Small windows vary more than those of the reference.
+        limit = safety.explained * reference.unexplained * max(1.0, WINDOW / found.images)
+        if found.unexplained <= limit:
+            return Reason.EXPLAINED
+    if found.dependence is not None and found.dependence > safety.most_dependence:
+        return Reason.DEPENDENT
+    if found.information is not None and not found.information >= information_limit:
+        return Reason.FEW_CLASSES
+    if found.entropy is not None and found.begun_entropy is not None:
+        if found.entropy < safety.least_entropy * found.begun_entropy:
+            return Reason.COLLAPSE
+    return Reason.SHIFTED
