@@ -87,7 +87,8 @@ def _find(
         frozen = assemble.frozen_supernet(
             session, config, ground, run.supernet, config.supernet_share, limit_seconds=first_limit
         )
-    scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
+    with spending("prepare"):
+        scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
     for note in assemble.screening_notes(config, scoring):
         session.watcher.say(note)
     question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
