@@ -461,10 +461,10 @@ class FakeTime:
         monkeypatch.setattr(ResNetSupernet, "features", slow_features)
         settle = ResNetSupernet.settle
 
-        def slow_settle(supernet: ResNetSupernet, asked: Any, parts: list[torch.Tensor]) -> Any:
+        def slow_settle(supernet: ResNetSupernet, asked: Any, parts: list[torch.Tensor], new: Any) -> Any:
             share = 0.3 if isinstance(asked, StemStep) else 0.7 / 3
             self.now += image * sum(len(part) for part in parts) * share
-            return settle(supernet, asked, parts)
+            return settle(supernet, asked, parts, new)
 
         monkeypatch.setattr(ResNetSupernet, "settle", slow_settle)
         for kind, share in ((FoldedStem, 0.3), (FoldedBlock, 0.7 / 3)):

@@ -38,9 +38,9 @@ def shop(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(kind, "forward", slower)
     settle = ResNetSupernet.settle
 
-    def slow_settle(supernet: ResNetSupernet, step: Any, parts: list[torch.Tensor]) -> tuple[Statistics, Any]:
+    def slow_settle(supernet: ResNetSupernet, step: Any, parts: list[torch.Tensor], new: Any) -> tuple[Statistics, Any]:
         clock.now += SETTLED * sum(len(part) for part in parts)
-        return settle(supernet, step, parts)
+        return settle(supernet, step, parts, new)
 
     monkeypatch.setattr(ResNetSupernet, "settle", slow_settle)
 
