@@ -132,7 +132,7 @@ def test_policies_show_their_images_in_their_shares(images: ImageSet) -> None:
     nothing, even, natural = [0, 0, 0], [3, 3, 3], [8, 6, 4]
     assert {name: shown[name] for name in ("source", "target-natural", "target-balanced", "mixed", "update")} == {
         "source": (even, nothing), "target-natural": (nothing, natural), "target-balanced": (nothing, [6, 6, 6]),
-        "mixed": (even, natural), "update": (even, natural),
+        "mixed": (even, [6, 6, 6]), "update": (even, natural),
     }  # fmt: skip
     assert {name: len(found[name]) for name in ("inherit", "reset")} == {"inherit": 1, "reset": 1}
     assert {name: images_that_pass([name], 18) for name in ("source", "target-natural", "mixed", "reset")} == {
@@ -147,6 +147,7 @@ def test_a_class_too_small_for_its_share_repeats_its_images_which_are_worth_less
     assert len({image.numpy().tobytes() for image in found.target_BCHW}) == 9 + 9 + 6
     # Kish: 27 draws of 21 images once and 3 twice.
     assert found.target_worth == 27**2 // (21 + 3 * 4)
+    assert made(["mixed"], images, images, limit=1024)["mixed"].target_worth == found.target_worth
     natural = made(["target-natural"], images, images, limit=1024)["target-natural"]
     assert natural.target_worth == len({image.numpy().tobytes() for image in natural.target_BCHW}) == 27
 
