@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from nasimb.phases.choice import SHOWN, shown
+from nasimb.phases.choice import SHOWN
 from nasimb.phases.headprobe import macs_share
 from nasimb.phases.heads import HeadWork
-from nasimb.search.candidate import Scoring, rank
-from nasimb.search.failures import FAILURES, Problem
+from nasimb.search.candidate import Scoring
+from nasimb.search.deadline import overdue_check
+from nasimb.search.engine import evaluate_batch
+from nasimb.search.study import Proposal
 from nasimb.search.trial import FINISHED, Candidate, Trial
 from nasimb.session import Session
 
@@ -18,8 +21,9 @@ PHASE = "search"
 BASE = "source"
 MARGIN = 1.5
 """Above what a candidate alone is predicted to take: nothing here may cost the last phase its time."""
-
 NO_TIME = "no time was left"
+
+Shown = dict[str, float | None]
 
 
 def compare_calibrations(
@@ -28,11 +32,15 @@ def compare_calibrations(
     """The "calibrations" part of result.json; None where the run has one policy, so that there is nothing to compare.
 
     Scores of finished trials cost nothing; others are computed as far as the last phase leaves time for them. They are
-    those that a search ranks by: of closed-form heads, not of the winner's.
+    those that a search ranks by: of closed-form heads on all images, not of the winner's head.
 
     Args:
         scoring: of the search.
         heads: which know what the last phase takes.
+
+    Returns:
+        "subnet", "base" (source), "policies": {policy: {"validation": recalls as of the winner, "gain": those less the
+        base's; null without one}}, and "left_out": {policy: why}.
 
     Raises:
         Interrupted: as `Session.tick`.
@@ -40,25 +48,22 @@ def compare_calibrations(
     if len(scoring.calibrations) < 2:
         return None
     known = {trial.candidate: trial for trial in trials if trial.state == FINISHED}
-    candidates = {policy: replace(winner, calibration=policy) for policy in scoring.calibrations}
-    held_out: dict[str, dict[str, float | None]] = {}
-    left_out: dict[str, str] = {}
     share = heads.costs.relative(macs_share(scoring, winner.subnet))
-    alone_seconds = share * heads.costs.features_seconds() + (known[winner].seconds if winner in known else 0.0)
-    for number, (policy, candidate) in enumerate(candidates.items()):
-        session.tick(PHASE, number / len(candidates), f"calibration {policy}")
-        if candidate in known:
-            held_out[policy] = {name: getattr(known[candidate], name) for name in SHOWN}
-            continue
-        if session.ledger.remaining() < heads.evaluate_seconds() + MARGIN * alone_seconds:
+    seconds = share * heads.costs.features_seconds() + (known[winner].seconds if winner in known else 0.0)
+    held_out: dict[str, Shown] = {}
+    left_out: dict[str, str] = {}
+    for number, policy in enumerate(scoring.calibrations):
+        candidate = replace(winner, calibration=policy)
+        tick = partial(session.tick, PHASE, number / len(scoring.calibrations), f"calibration {policy}")
+        tick()
+        trial = known.get(candidate) or _scored(session, scoring, heads, candidate, MARGIN * seconds, tick)
+        if trial is None:
             left_out[policy] = NO_TIME
-            continue
-        start = scoring.now(session.clock)
-        try:
-            held_out[policy] = shown(rank(scoring, candidate).metrics)
-        except FAILURES as error:
-            left_out[policy] = Problem.of(error).reason
-        alone_seconds = max(alone_seconds, scoring.now(session.clock) - start)
+        elif trial.state == FINISHED:
+            held_out[policy] = {name: getattr(trial, name) for name in SHOWN}
+        else:
+            left_out[policy] = str(trial.reason)
+        seconds = max(seconds, 0.0 if trial is None else trial.seconds)
     base = held_out.get(BASE)
     return {
         "subnet": str(winner.subnet),
@@ -71,7 +76,32 @@ def compare_calibrations(
     }
 
 
-def _gain(found: dict[str, float | None], base: dict[str, float | None]) -> dict[str, float | None]:
+def _scored(
+    session: Session, scoring: Scoring, heads: HeadWork, candidate: Candidate, predicted_seconds: float,
+    tick: Callable[[], None],
+) -> Trial | None:  # fmt: skip
+    """The candidate alone on all images, as a trial that is in no table; None where it is not expected to fit."""
+    kept_seconds = heads.evaluate_seconds()
+
+    def left_seconds() -> float:
+        return session.ledger.remaining() - kept_seconds
+
+    if left_seconds() < predicted_seconds:
+        return None
+    check = overdue_check(session.clock, predicted_seconds, left_seconds)
+
+    def between() -> None:
+        tick()
+        check()
+
+    macs, params = scoring.cost_of(candidate.subnet)
+    proposal = Proposal(0, "ablation", candidate, macs, params)
+    whole = replace(scoring, screen=None)
+    (trial,) = evaluate_batch(whole, [proposal], (), seed=0, clock=session.clock, between=between)
+    return trial
+
+
+def _gain(found: Shown, base: Shown) -> Shown:
     return {
         name: None if value is None or (other := base[name]) is None else value - other for name, value in found.items()
     }
