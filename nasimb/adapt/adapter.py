@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, info
 from nasimb.adapt.passes import Passes
 from nasimb.adapt.profile import ClassProfile, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
-from nasimb.adapt.strategies import Correct, Estimate, Known, strategy, unchanged
+from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
+from nasimb.adapt.strategies import Correct, Estimate, named, unchanged
 from nasimb.errors import InputError
 from nasimb.nn.mixing import EPSILON, Sampled, fading, pooled_samples, sampled
 from nasimb.nn.moments import Moments
@@ -31,64 +32,6 @@ LOG = 10_000
 
 PRIOR_IMAGES = 16
 """Images that the expected shares of the classes count for, beside those of the stream."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What was done with one batch.
-
-    Attributes:
-        batch: its number, from 0.
-        images: in it.
-        adapted: whether its predictions come from adapted statistics.
-        reason: why, or why not.
-        evidence: of the window it ends.
-        weight: mean over the layers of the target's weight.
-        rolled_back: whether earlier statistics were put back.
-    """
-
-    batch: int
-    images: int
-    adapted: bool
-    reason: Reason
-    evidence: Evidence
-    weight: float = 0.0
-    rolled_back: bool = False
-
-
-@dataclass(frozen=True)
-class State:
-    """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
-
-    Attributes:
-        known: what the strategy carries, by layer.
-        moments: what each layer normalises with; none: with the source's.
-        weights: of the target in them.
-        of_source: what the unadapted model's layers saw of the window.
-        predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
-        shares_K: sum of the estimated class shares over `shares_images` images; None without a profile.
-        adapting: whether the newest batch was adapted to.
-        looked: images since the unadapted model was last run beside; rested: since then, without.
-        needed: images that a window must have before adaptation may begin.
-    """
-
-    batches: int = 0
-    measured: int = 0
-    known: Mapping[str, Known] = field(default_factory=dict)
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    of_source: Mapping[str, Sampled] = field(default_factory=dict)
-    predictions_NK: Tensor | None = None
-    source_predictions_NK: Tensor | None = None
-    shares_K: Tensor | None = None
-    shares_images: float = 0.0
-    correction: float = 0.0
-    adapting: bool = False
-    looked: int = 0
-    rested: int = 0
-    needed: int = 0
-    begun_entropy: float | None = None
-    good: State | None = None
 
 
 class BatchNormAdapter:
@@ -134,7 +77,7 @@ class BatchNormAdapter:
         profile: ClassProfile | None = None,
         safety: Safety | None = Safety(),  # noqa: B008  (a value)
     ) -> None:
-        self._strategy = _strategy_named(strategy)
+        self._strategy = named(strategy)
         self._passes = Passes(model, profile.outputs() if profile else None)
         if profile is not None:
             _check_profile(profile, self._passes)
@@ -142,7 +85,7 @@ class BatchNormAdapter:
         self.profile, self.safety = profile, safety
         self._lock = threading.RLock()
         self._written: Mapping[str, Moments] | None = {}
-        self.reset()
+        self._state, self._log, self._distinct = self._fresh()
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK, no gradients.
@@ -179,9 +122,10 @@ class BatchNormAdapter:
     def reset(self) -> None:
         """Forget the stream, and the log."""
         with self._lock:
-            self._state = State(needed=self.safety.least_images if self.safety else 0)
-            self._log: deque[Entry] = deque(maxlen=LOG)
-            self._distinct = Distinct()
+            self._state, self._log, self._distinct = self._fresh()
+
+    def _fresh(self) -> tuple[State, deque[Entry], Distinct]:
+        return State(needed=self.safety.least_images if self.safety else 0), deque(maxlen=LOG), Distinct()
 
     def rollback(self) -> None:
         """Go back to the last state that was found healthy; to the source's statistics where there is none."""
@@ -211,7 +155,7 @@ class BatchNormAdapter:
             return self._passes.run(images), state, Entry(number, len(images), False, Reason.NEVER, Evidence(0))
         if self.safety is None:
             logits, state = self._adapted(images, state)
-            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), _mean_weight(state))
+            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), mean_weight(state))
             return logits, state, entry
         if not state.adapting and self._rests(state, self.safety):
             self._use({})
@@ -225,10 +169,10 @@ class BatchNormAdapter:
             state = replace(state, rested=state.rested + len(images))
         else:
             if state.rested:  # a new look: what was seen before the rest is no neighbour of what comes now
-                state = _new_look(state)
+                state = new_look(state)
             beside, (logits_source, state) = True, self._unadapted(images, state, safety)
         logits, after = self._adapted(images, state)
-        after = _remember(after, logits, logits_source, safety.window)
+        after = remember(after, logits, logits_source, safety.window)
         found = self._evidence(after, safety, beside)
         classes = logits.shape[1]
         reference = self.profile.reference if self.profile else None
@@ -238,7 +182,7 @@ class BatchNormAdapter:
         images_seen = len(images)
         if reason is Reason.SHIFTED:
             after = self._accepted(after, logits, found, safety)
-            return logits, after, Entry(number, images_seen, True, reason, found, _mean_weight(after))
+            return logits, after, Entry(number, images_seen, True, reason, found, mean_weight(after))
         if logits_source is None:
             self._use({})
             logits_source = self._passes.run(images)
@@ -303,7 +247,8 @@ class BatchNormAdapter:
         return lambda found: Moments(found.mean_C - shift_C, found.var_C * ratio_C)
 
     def _shares(self, state: State) -> Tensor:
-        assert self.profile is not None and state.shares_K is not None
+        assert self.profile is not None
+        assert state.shares_K is not None
         total_K = state.shares_K + PRIOR_IMAGES * self.profile.shares_K
         return total_K / total_K.sum()
 
@@ -323,11 +268,10 @@ class BatchNormAdapter:
         source_NK = state.source_predictions_NK
         if not beside or source_NK is None:
             return found
-        adapted_NK = predictions_NK[-len(source_NK) :]
-        found = replace(
-            found, flips=float((adapted_NK.argmax(1) != source_NK[-len(adapted_NK) :].argmax(1)).float().mean())
-        )
-        if self.profile is None or next(iter(state.of_source.values())).images < 2:
+        both = min(len(predictions_NK), len(source_NK))
+        flipped_N = predictions_NK[-both:].argmax(1) != source_NK[-both:].argmax(1)
+        found = replace(found, flips=float(flipped_N.float().mean()))
+        if self.profile is None or not state.of_source or next(iter(state.of_source.values())).images < 2:
             return found
         unexplained = unexplained_shift(self.profile.layers, source_NK.mean(0), state.of_source)
         return replace(found, unexplained=unexplained)
@@ -345,17 +289,19 @@ class BatchNormAdapter:
         begun = state.begun_entropy if state.adapting else found.entropy
         state = replace(state, adapting=True, begun_entropy=begun)
         if self.profile is not None:
-            assert found.divergence is not None
-            state = replace(state, correction=safety.correction(found.divergence))
-            before_K = state.shares_K if state.shares_K is not None else torch.zeros_like(self.profile.shares_K)
-            shares_K = (
-                torch.lerp(self.profile.predicted_K, self._shares(state), state.correction)
-                if state.shares_K is not None
-                else self.profile.predicted_K
-            )
-            found_K = class_shares(logits.softmax(1), shares_K, self.profile.predicted_K)
-            state = replace(state, shares_K=before_K + found_K)
+            state = self._with_shares(state, logits.softmax(1), found, safety)
         return replace(state, good=replace(state, good=None))
+
+    def _with_shares(self, state: State, newest_BK: Tensor, found: Evidence, safety: Safety) -> State:
+        """The state with the classes of this batch in their shares."""
+        assert self.profile is not None
+        assert found.divergence is not None
+        if found.images >= safety.shares_images:
+            state = replace(state, correction=safety.correction(found.divergence))
+        predicted_K = self.profile.predicted_K
+        before_K = torch.zeros_like(predicted_K) if state.shares_K is None else state.shares_K
+        believed_K = torch.lerp(predicted_K, self._shares(replace(state, shares_K=before_K)), state.correction)
+        return replace(state, shares_K=before_K + class_shares(newest_BK, believed_K, predicted_K))
 
     def _refused(self, before: State, after: State, reason: Reason, safety: Safety) -> State:
         """The state after a batch that was not adapted to."""
@@ -383,33 +329,6 @@ class BatchNormAdapter:
         self._passes.write_source()
         self._passes.write(moments)
         self._written = moments
-
-
-def _new_look(state: State) -> State:
-    """Before the unadapted model runs beside again."""
-    state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
-    if state.adapting:
-        return state
-    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
-
-
-def _remember(state: State, logits: Tensor, logits_source: Tensor | None, window: int) -> State:
-    newest = logits.softmax(1)
-    before = state.predictions_NK
-    predictions = newest if before is None else torch.cat([before, newest])
-    state = replace(state, predictions_NK=predictions[-window:])
-    if logits_source is None:
-        return state
-    newest, before = logits_source.softmax(1), state.source_predictions_NK
-    return replace(state, source_predictions_NK=(newest if before is None else torch.cat([before, newest]))[-window:])
-
-
-def _mean_weight(state: State) -> float:
-    return float(torch.stack([weight.cpu() for weight in state.weights.values()]).mean()) if state.weights else 0.0
-
-
-def _strategy_named(text: str):
-    return strategy(text)
 
 
 def _check_profile(profile: ClassProfile, passes: Passes) -> None:

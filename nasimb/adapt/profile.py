@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasimb.adapt.evidence import information
 from nasimb.adapt.layers import OVER_IMAGES
-from nasimb.adapt.passes import Passes
+from nasimb.adapt.passes import Passes, Seen
 from nasimb.errors import InputError
 from nasimb.nn.mixing import EPSILON, Sampled, sampled
 from nasimb.nn.moments import Moments, moments
@@ -167,7 +167,7 @@ def class_profile(
     passes = Passes(model, _described_outputs(model))
     sums: dict[str, ClassSums] = {}
     predicted_K: Tensor | None = None
-    for images, labels in zip(images_NCHW.split(batch_size), labels_N.split(batch_size), strict=True):
+    for images, labels in zip(torch.split(images_NCHW, batch_size), torch.split(labels_N, batch_size), strict=True):
         maps: dict[str, Tensor] = {}
         logits_BK = passes.run(images.to(passes.device), _keep(maps))
         classes = logits_BK.shape[1]
@@ -226,7 +226,7 @@ def _reference(
 ) -> Reference:
     """Windows of many classes and of one, once with statistics of their own and once with the source's."""
     order_N = torch.randperm(len(labels_N), generator=rng)
-    many = [part for part in order_N.split(WINDOW) if len(part) >= min(FEWEST, len(order_N))][:WINDOWS]
+    many = [part for part in torch.split(order_N, WINDOW) if len(part) >= min(FEWEST, len(order_N))][:WINDOWS]
     of_class = [order_N[labels_N[order_N] == k][:WINDOW] for k in labels_N.bincount().argsort(descending=True).tolist()]
     single = [part for part in of_class if len(part) >= FEWEST][:WINDOWS]
     found: dict[str, list[float]] = {"many": [], "single": []}
@@ -254,14 +254,14 @@ def _described_outputs(model: nn.Module) -> dict[str, Moments]:
     }
 
 
-def _keep(maps: dict[str, Tensor]):
+def _keep(maps: dict[str, Tensor]) -> Seen:
     def seen(name: str, x_BCHW: Tensor) -> None:
         maps[name] = x_BCHW.clone()
 
     return seen
 
 
-def _sample(into: dict[str, Sampled]):
+def _sample(into: dict[str, Sampled]) -> Seen:
     def seen(name: str, x_BCHW: Tensor) -> None:
         into[name] = sampled(x_BCHW)
 

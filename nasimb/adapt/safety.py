@@ -42,6 +42,7 @@ class Safety:
             one is no reason to adapt. Without a profile this is not tested.
         most_shift: of the means of a layer, root mean square in standard deviations.
         least_entropy: of the mean prediction, as a share of what it was when adaptation began; below, it collapses.
+        shares_images: images of a window from which the shares of the classes are estimated and corrected for.
         divergence: nats by which the mean prediction must differ from the expected one before classes count as being
             in other shares; corrected in full from twice that.
     """
@@ -50,12 +51,13 @@ class Safety:
     window: int = 256
     rest: int = 1024
     reach: int = 8
-    most_dependence: float = 4.0
+    most_dependence: float = 5.5
     least_information: float = 0.15
     explained: float = 1.5
     most_shift: float = 3.0
     least_entropy: float = 0.5
-    divergence: float = 0.01
+    shares_images: int = 128
+    divergence: float = 0.02
 
     def information_limit(self, classes: int, reference: Reference | None) -> float:
         """Nats below which images are taken for those of one class or a few."""
@@ -111,7 +113,7 @@ def judge(found: Evidence, safety: Safety, information_limit: float, reference: 
         return Reason.DEPENDENT
     if found.information is not None and not found.information >= information_limit:
         return Reason.FEW_CLASSES
-    if found.entropy is not None and found.begun_entropy is not None:
-        if found.entropy < safety.least_entropy * found.begun_entropy:
-            return Reason.COLLAPSE
+    begun = found.begun_entropy
+    if found.entropy is not None and begun is not None and found.entropy < safety.least_entropy * begun:
+        return Reason.COLLAPSE
     return Reason.SHIFTED

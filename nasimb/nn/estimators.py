@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nasimb.errors import InputError
-from nasimb.nn.mixing import Sampled, mixed, mixing_weight
+from nasimb.nn.mixing import Sampled, fading, mixed, mixing_weight, sampled_images, squares_around, variance_weight
 from nasimb.nn.moments import Moments, merged, moments
 
 MOMENTUM = 0.1
@@ -108,18 +108,19 @@ class Mixed(Estimator):
     """
 
     def __init__(self, source_images: int, target_images: int | None = None) -> None:
-        self._source, self._target = Pooled(), Pooled()
+        self._source = Pooled()
         self._source_images, self._worth = source_images, target_images
         self._seen = self._parts = 0
         self._means_BC: list[Tensor] = []
+        self._squares_BC: list[Tensor] = []
 
     def see(self, x_BCHW: Tensor) -> None:
         """See `Estimator.see`."""
         if self._seen < self._source_images:
             self._source.see(x_BCHW)
         else:
-            self._target.see(x_BCHW)
             self._means_BC.append(x_BCHW.float().mean((2, 3)))
+            self._squares_BC.append(squares_around(x_BCHW, self._centre_C()))
         self._seen += len(x_BCHW)
         self._parts += 1
 
@@ -129,22 +130,25 @@ class Mixed(Estimator):
         Raises:
             InputError: the target has a single image.
         """
-        source, target = self._source.moments(), self._sampled()
+        source, target = self._source.moments(), self._of_target()
         weight = mixing_weight(source, target, self._source_images)
-        mixture = mixed(source, target.moments, weight)
+        mixture = mixed(source, target.moments, weight, variance_weight(source, target, self._source_images))
         return Settled(mixture, [mixture] * self._parts)
 
-    def _sampled(self) -> Sampled:
+    def _centre_C(self) -> Tensor:
+        return self._source.moments().mean_C
+
+    def _of_target(self) -> Sampled:
         """As `nasimb.nn.mixing.sampled` of all parts together, whatever their sizes."""
-        means_NC = torch.cat(self._means_BC)
-        images = len(means_NC) if self._worth is None else self._worth
-        if images < 2:
+        images = sum(map(len, self._means_BC))
+        worth = images if self._worth is None else self._worth
+        if min(worth, images) < 2:
             raise InputError(
                 "moments to be mixed must come from at least 2 images of the target",
-                got=images,
+                got=worth,
                 do="Raise calibration_images, or use another calibration.",
             )
-        return Sampled(self._target.moments(), means_NC.var(0, correction=1) / images, images)
+        return fading(sampled_images(torch.cat(self._means_BC), torch.cat(self._squares_BC), self._centre_C()), worth)
 
 
 class Running(Estimator):

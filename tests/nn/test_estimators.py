@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nasimb.errors import InputError
 from nasimb.nn.estimators import Estimator, Kept, Mixed, Pooled, Running, Settled
-from nasimb.nn.mixing import mixing_weight, sampled
+from nasimb.nn.mixing import mixing_weight, sampled, variance_weight
 from nasimb.nn.moments import Moments, moments
 
 CHANNELS = 64
@@ -65,10 +65,14 @@ def test_a_mixture_is_that_of_its_weight_however_the_images_are_parted(seed: int
     parts = [*torch.split(source, 4), *torch.split(target, length)]
     found = shown(Mixed(9), parts)
     weight = float(mixing_weight(moments(source), sampled(target), 9))
-    mean = (1 - weight) * source.double().mean((0, 2, 3)) + weight * target.double().mean((0, 2, 3))
-    square = (1 - weight) * (source.double() ** 2).mean((0, 2, 3)) + weight * (target.double() ** 2).mean((0, 2, 3))
+    spread = float(variance_weight(moments(source), sampled(target), 9))
+    of_source, of_target = (x.double().numpy() for x in (source, target))
+    means = [x.mean((0, 2, 3)) for x in (of_source, of_target)]
+    mean = (1 - weight) * means[0] + weight * means[1]
+    within = (1 - spread) * of_source.var((0, 2, 3)) + spread * of_target.var((0, 2, 3))
+    between = weight * (1 - weight) * (means[0] - means[1]) ** 2
     np.testing.assert_allclose(found.statistics.mean_C, mean, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.statistics.var_C, square - mean**2, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.statistics.var_C, within + between, rtol=1e-3, atol=1e-4)
     assert found.of_parts == [found.statistics] * len(parts)
 
 
