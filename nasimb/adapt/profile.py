@@ -128,25 +128,26 @@ class ClassProfile:
 
 
 def unexplained_shift(profile: Mapping[str, LayerProfile], shares_K: Tensor, seen: Mapping[str, Sampled]) -> float:
-    """Mean square shift per layer, in standard deviations, that another mix of classes does not explain.
-
-    Of the means, plus half that of the logarithm of the variances (which is the square shift of a deviation, twice),
-    each less the noise of so few images. About 0, or below it, on images like those of the profile.
+    """What another mix of classes does not explain of a shift: mean over the layers of `square_shift`.
 
     Args:
         shares_K: of the classes in what was seen, as the unadapted model predicts them: if nothing else is wrong with
             the images, it predicts well.
         seen: maps of the unadapted model.
     """
-    found = []
-    for name, sample in seen.items():
-        expected = profile[name].moments(shares_K)
-        scale_C = torch.maximum(expected.var_C, sample.moments.var_C) + EPSILON
-        means = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C) / scale_C
-        ratio_C = ((sample.moments.var_C + EPSILON) / (expected.var_C + EPSILON)).log()
-        variances = ratio_C**2 - sample.var_variance_C / (sample.moments.var_C + EPSILON) ** 2
-        found.append(float((means + variances / 2).mean()))
-    return fmean(found)
+    return fmean(square_shift(profile[name].moments(shares_K), sample) for name, sample in seen.items())
+
+
+def square_shift(expected: Moments, sample: Sampled) -> float:
+    """Mean square shift of one layer, in standard deviations, less the noise of so few images: about 0 without one.
+
+    Of the means, plus half that of the logarithm of the variances.
+    """
+    scale_C = torch.maximum(expected.var_C, sample.moments.var_C) + EPSILON
+    means_C = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C) / scale_C
+    ratio_C = ((sample.moments.var_C + EPSILON) / (expected.var_C + EPSILON)).log()
+    variances_C = ratio_C**2 - sample.var_variance_C / (sample.moments.var_C + EPSILON) ** 2
+    return float((means_C + variances_C / 2).mean())
 
 
 def class_profile(

@@ -50,14 +50,17 @@ class State:
         weights: of the target in them.
         of_source: what the unadapted model's layers saw of the window.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
-        shares_K: sum of the estimated class shares over `shares_images` images; None without a profile.
+        shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
-        looked: images since the unadapted model was last run beside; rested: since then, without.
+        measured: images behind `known`; unmeasured: images since it was last brought up to date.
+        looked: images for which the unadapted model ran beside, in this look; rested: images since the last look.
+        unjudged: images since the evidence was last weighed.
         needed: images that a window must have before adaptation may begin.
+        begun_entropy: of the mean prediction when it began, nats.
+        good: the state at the last look that found nothing wrong.
     """
 
     batches: int = 0
-    measured: int = 0
     known: Mapping[str, Known] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
@@ -65,11 +68,13 @@ class State:
     predictions_NK: Tensor | None = None
     source_predictions_NK: Tensor | None = None
     shares_K: Tensor | None = None
-    shares_images: float = 0.0
     correction: float = 0.0
     adapting: bool = False
+    measured: int = 0
+    unmeasured: int = 0
     looked: int = 0
     rested: int = 0
+    unjudged: int = 0
     needed: int = 0
     begun_entropy: float | None = None
     good: State | None = None
@@ -83,16 +88,18 @@ def new_look(state: State) -> State:
     return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
 
 
-def remember(state: State, logits: Tensor, logits_source: Tensor | None, window: int) -> State:
+def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:
     """With the newest predictions, and without those older than the window."""
-    newest = logits.softmax(1)
-    before = state.predictions_NK
-    predictions = newest if before is None else torch.cat([before, newest])
-    state = replace(state, predictions_NK=predictions[-window:])
-    if logits_source is None:
+    predictions_NK = _newest(state.predictions_NK, logits_BK, window)
+    state = replace(state, predictions_NK=predictions_NK, unjudged=state.unjudged + len(logits_BK))
+    if source_logits_BK is None:
         return state
-    newest, before = logits_source.softmax(1), state.source_predictions_NK
-    return replace(state, source_predictions_NK=(newest if before is None else torch.cat([before, newest]))[-window:])
+    return replace(state, source_predictions_NK=_newest(state.source_predictions_NK, source_logits_BK, window))
+
+
+def _newest(before_NK: Tensor | None, logits_BK: Tensor, window: int) -> Tensor:
+    newest_BK = logits_BK.softmax(1)
+    return (newest_BK if before_NK is None else torch.cat([before_NK, newest_BK]))[-window:]
 
 
 def mean_weight(state: State) -> float:
