@@ -233,7 +233,7 @@ class BatchNormAdapter:
         fresh = self._distinct.fresh(images) if self._strategy.learns else None
         if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
-            return self._passes.run(images), state, newest
+            return self._passes.run(images), replace(state, unmeasured=0), newest
         keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
 
