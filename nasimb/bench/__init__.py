@@ -31,7 +31,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "screening": ("screening:screening",),
     "ranking": ("ranking:ranking",),
     "mixing": ("mixing:mixing",),
-    "norms": ("norms:beta_slope", "norms:norms_frozen"),
+    "norms": ("norms:beta_slope", "norms:norms_frozen", "norms_trained:norms_trained"),
 }
 """Benchmarks by name: what each measures, as module:function of this package. Loaded when asked for."""
 

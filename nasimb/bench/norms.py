@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import yaml
 
-from nasimb import assemble
+from nasimb.assemble import Ground, load_ground
 from nasimb.bench.base import Conditions, Figure, Skipped, made_with, spread
 from nasimb.bench.paired import paired
 from nasimb.bench.process import run_command
@@ -70,7 +70,7 @@ def arm_space(space: SearchSpace, arm: str) -> SearchSpace:
 
 def beta_slope(conditions: Conditions) -> Iterator[Figure]:
     """beta_slope_*: how far the bias that acts moves for a small step of the learned one, where training starts."""
-    channels = _space(conditions.config).stages[-1].widths[-1]
+    channels = space_of(conditions.config).stages[-1].widths[-1]
     for arm, spec in ARMS.items():
         if spec is not None:
             yield Figure(
@@ -98,12 +98,12 @@ def norms_frozen(conditions: Conditions) -> Iterator[Figure]:
     Each search is a command of its own, so that what is measured is what a user gets: a super-network of the arm's
     space trained on the source, its subnets searched, heads of the finalists compared, the test split read once.
     """
-    config, ground = _prepared(conditions)
+    config, ground = prepared(conditions)
     trials, steps = (QUICK_TRIALS, QUICK_STEPS) if conditions.quick else (TRIALS, STEPS)
     tail = rarest(ground.task.target.class_counts_K.tolist())
     how = f"{trials} trials after {steps} steps, {config.heads.model_dump_json()}"
-    rows = _rows(conditions, FROZEN_FILE, ground, how)
-    for seed, arm, done in _units(conditions, rows):
+    rows = rows_for(conditions, FROZEN_FILE, ground, how)
+    for seed, arm, done in units_of(conditions, rows):
         changes = {"seed": seed, "budget": f"{trials}trials", "training_steps": steps}
         result = _searched(conditions, config.model_copy(update=changes), arm, done)
         rows.append({"seed": seed, "arm": arm, **_frozen_row(result, tail)})
@@ -157,7 +157,7 @@ def _searched(conditions: Conditions, config: RunConfig, arm: str, done: float) 
     """The result of one search."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        space = arm_space(_space(config), arm)
+        space = arm_space(space_of(config), arm)
         _write(folder / "space.yaml", space.model_dump(mode="json", exclude={"name"}))
         _write(folder / "config.yaml", config.model_copy(update={"space": str(folder / "space.yaml")}).to_dict())
         words = ["search", "--config", str(folder / "config.yaml"), "--run", str(folder / "run")]
@@ -194,27 +194,35 @@ def rarest(class_counts_K: Sequence[int]) -> list[int]:
     return sorted(np.argsort(-np.asarray(class_counts_K), kind="stable")[-count:].tolist())
 
 
-def _prepared(conditions: Conditions) -> tuple[RunConfig, assemble.Ground]:
-    """The configuration of every search but for its seed, space and budget; and the images of the first seed."""
+def prepared(conditions: Conditions, seed: int | None = None) -> tuple[RunConfig, Ground]:
+    """The configuration of every measurement but for its seed, space and budget; and the images.
+
+    Args:
+        seed: which draw of the target; None: that of the configuration, the first.
+
+    Raises:
+        InputError: the images or the space are not fit for each other, or there is a ready super-network.
+    """
     config = conditions.config
     if config.supernet is not None:
         raise InputError(
             "every norm must have a super-network of its own", got=f"--supernet {config.supernet}",
             do="Leave --supernet out; name its images with --source.",
         )  # fmt: skip
-    heads = QUICK_HEADS if conditions.quick else HEADS
-    config = config.model_copy(update={"heads": heads, "device": str(conditions.device)})
-    return config, assemble.load_ground(config, conditions.device)
+    changes = {"heads": QUICK_HEADS if conditions.quick else HEADS, "device": str(conditions.device)}
+    config = config.model_copy(update=changes if seed is None else changes | {"seed": seed})
+    return config, load_ground(config, conditions.device)
 
 
-def _rows(conditions: Conditions, file: str, ground: assemble.Ground, how: str) -> Rows:
+def rows_for(conditions: Conditions, file: str, ground: Ground, how: str) -> Rows:
+    """The rows of a file, one a seed and arm; `how` is what they depend on besides images, space and arms."""
     content = " ".join((*ground.task.fingerprints().values(), ground.space.model_dump_json()))
     arms = " ".join(f"{arm}({'' if spec is None else spec.model_dump_json()})" for arm, spec in ARMS.items())
     known = identity([], conditions, content=content, scoring=how, arms=arms)
     return Rows(None if conditions.folder is None else conditions.folder / file, ("seed", "arm"), known)
 
 
-def _units(conditions: Conditions, rows: Rows) -> Iterator[tuple[int, str, float]]:
+def units_of(conditions: Conditions, rows: Rows) -> Iterator[tuple[int, str, float]]:
     """Seed, arm and the share that is done, of every row that is not there; all arms of a seed before the next."""
     first, count = conditions.config.seed, QUICK_SEEDS if conditions.quick else conditions.seeds
     units = list(product(range(first, first + count), ARMS))
@@ -223,7 +231,8 @@ def _units(conditions: Conditions, rows: Rows) -> Iterator[tuple[int, str, float
             yield seed, arm, position / len(units)
 
 
-def _space(config: RunConfig) -> SearchSpace:
+def space_of(config: RunConfig) -> SearchSpace:
+    """The space whose norms the arms replace."""
     assert config.space is not None  # a resolved configuration without a ready super-network has one
     return SearchSpace.load(config.space)
 
