@@ -52,8 +52,8 @@ SHOWN_IMAGES, MOST_EPOCHS = 100_000, 100
 QUICK_STEPS = 3
 RECIPE = Recipe(learning_rate=0.1, weight_decay=5e-4, sampling="natural")
 USED = {"learning_rate", "momentum", "weight_decay", "batch_size", "warmup", "sampling", "shift"}
-"""Of the recipe. Weight decay acts on all parameters, those of norms and the scalar included, and gradients are not clipped, as in
-the published training."""
+"""Of the recipe. Weight decay acts on all parameters, those of norms and the scalar included, and gradients are not
+clipped, as in the published training."""
 FILE = "norms_trained_rows.csv"
 
 
@@ -75,7 +75,7 @@ class Watched:
 
 
 def norms_trained(conditions: Conditions) -> Iterator[Figure]:
-    """trained_*: test recalls after full training on the target, arm minus batch norm; and how far the bias turned."""
+    """trained_*: test recalls after training on the target, arm minus batch norm; beta_turn_*: where the bias went."""
     config, ground = prepared(conditions)
     steps = QUICK_STEPS if conditions.quick else steps_for(len(ground.task.target))
     tail = rarest(ground.task.target.class_counts_K.tolist())
