@@ -109,7 +109,7 @@ def bias_figures(rows: Rows, said: str) -> Iterator[Figure]:
                 detail={
                     "first_length": float(np.mean(rows.numbers("beta_first_length", arm=arm))),
                     "last_length": float(np.mean(rows.numbers("beta_last_length", arm=arm))),
-                    "scale": float(np.mean(rows.numbers("scale", arm=arm))),
+                    "scale": None if ARMS[arm] is None else float(np.mean(rows.numbers("scale", arm=arm))),
                 },
             )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from nasimb.bench import norms
 from nasimb.bench.base import Conditions, Skipped
 from nasimb.bench.norms import ARMS, BASELINE, arm_space
 from nasimb.bench.rows import Rows
-from nasimb.errors import InputError
+from nasimb.cli import main
+from nasimb.errors import InputError, WorkError
 from nasimb.nn.norms.nbn import NormalisedBatchNorm
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
@@ -52,7 +54,7 @@ def test_arms_start_where_they_should(arm: str) -> None:
     assert (own, shared) == ((3, 0) if arm == "nbn_default" else (0, 1))
     for layer in layers:
         assert layer.normalises_bias == (arm in ("nbn_published", "nbn_random_beta"))
-        beta_length = float(torch.linalg.vector_norm(layer.bias))
+        beta_length = float(layer.bias.detach().norm())
         assert beta_length == pytest.approx(1.0 if arm == "nbn_random_beta" else 0.0)
         weight_C, _ = layer.weight_and_bias(64)
         assert float(weight_C.detach().norm()) == pytest.approx(8.0 if arm == "nbn_default" else 1.0, rel=1e-5)
@@ -134,6 +136,19 @@ def test_the_tail_is_the_rarest_classes() -> None:
     }  # fmt: skip
 
 
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """`run_command` that saves the imports of a process of its own."""
+
+    def run(words: Sequence[str], log: Path, tick: Callable[[], None]) -> tuple[int, str]:
+        tick()
+        monkeypatch.setattr(sys, "argv", ["nasimb", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), ""
+
+    return run
+
+
 def without_times(rows: str) -> list[list[str]]:
     return [line.split(",")[:-1] for line in rows.splitlines()]
 
@@ -142,6 +157,7 @@ def test_searches_of_two_arms_and_resumed_rows_are_equal(
     quick: Callable[..., Conditions], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(norms, "ARMS", TWO_ARMS)
+    monkeypatch.setattr(norms, "run_command", in_this_process(monkeypatch))
     conditions = quick(folder=tmp_path / "kept")
     found = list(norms.norms_frozen(conditions))
     names = [figure.figure for figure in found]
@@ -163,3 +179,9 @@ def test_a_ready_supernet_is_refused(quick: Callable[..., Conditions]) -> None:
     config = conditions.config.model_copy(update={"supernet": "there"})
     with pytest.raises(InputError, match="every norm must have a super-network of its own"):
         list(norms.norms_frozen(quick(config=config)))
+
+
+def test_a_search_that_fails_is_said(quick: Callable[..., Conditions], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "run_command", lambda words, log, tick: (1, "nasimb: the disk is full."))
+    with pytest.raises(WorkError, match="a search must end; got nasimb: the disk is full"):
+        list(norms.norms_frozen(quick()))
