@@ -87,7 +87,7 @@ def test_training_learns(digits) -> None:
     for arm in (BASELINE, "nbn_default"):
         network, _ = train(conditions, ground, arm, 0, 150, 0.0)
         found = norms_trained.tested(network, task, conditions.device)
-        assert found["balanced_accuracy"] > 0.5  # a tenth by chance
+        assert found["balanced_accuracy"] > 0.3  # a tenth by chance
 
 
 def test_rows_of_two_arms_and_resumed_rows_are_equal(
