@@ -48,7 +48,7 @@ from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
 from nasimb.supernet.recipe import Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
 
-SHOWN_IMAGES, MOST_EPOCHS = 100_000, 100
+SHOWN_IMAGES, MOST_EPOCHS = 60_000, 100
 QUICK_STEPS = 3
 RECIPE = Recipe(learning_rate=0.1, weight_decay=5e-4, sampling="natural")
 USED = {"learning_rate", "momentum", "weight_decay", "batch_size", "warmup", "sampling", "shift"}

@@ -75,7 +75,7 @@ def test_what_is_kept_of_a_bias() -> None:
 
 
 def test_steps_show_so_many_images_but_none_too_often() -> None:
-    assert steps_for(12_406) == 100_000 // 64
+    assert steps_for(12_406) == 60_000 // 64
     assert steps_for(200) == 100 * 200 // 64
     assert steps_for(1) == 1
 
