@@ -80,8 +80,10 @@ def norms_trained(conditions: Conditions) -> Iterator[Figure]:
     steps = QUICK_STEPS if conditions.quick else steps_for(len(ground.task.target))
     tail = rarest(ground.task.target.class_counts_K.tolist())
     rows = rows_for(conditions, FILE, ground, f"{steps} steps, {RECIPE.model_dump_json(include=USED)}")
+    drawn, drawn_for = ground, config.seed
     for seed, arm, done in units_of(conditions, rows):
-        drawn = ground if seed == config.seed else prepared(conditions, seed)[1]
+        if seed != drawn_for:
+            drawn, drawn_for = prepared(conditions, seed)[1], seed
         start = conditions.clock()
         network, watched = train(conditions, drawn, arm, seed, steps, done)
         found = tested(network, drawn.task, conditions.device)
