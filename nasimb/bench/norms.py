@@ -129,7 +129,8 @@ def figures(rows: Rows, prefix: str, columns: Sequence[str], said: str) -> Itera
         found = spread(list(base.values()))
         yield Figure(
             f"{prefix}_{column}_{BASELINE}", float(np.mean(list(base.values()))),
-            f"test {column} of {BASELINE}; {said}", unit="points", low=found.low, high=found.high, repetitions=len(base),
+            f"test {column} of {BASELINE}; {said}", unit="points",
+            low=found.low, high=found.high, repetitions=len(base),
         )  # fmt: skip
         for arm in ARMS:
             both = [seed for seed in rows.texts("seed", arm=arm) if seed in base]
