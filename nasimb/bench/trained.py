@@ -5,7 +5,9 @@ Shapes: B images, C channels, H and W pixels, D features, K classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -15,15 +17,16 @@ from torch import Tensor, nn
 from nasimb.data.augment import draw_moves, moved
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
-from nasimb.errors import InputError, NotFiniteError
+from nasimb.errors import InputError, NotFiniteError, ResumeError
 from nasimb.losses import LossSpec
 from nasimb.losses.base import Phase
 from nasimb.losses.cross_entropy import CrossEntropySpec
 from nasimb.space import SearchSpace, Stage
 from nasimb.spec import Spec
-from nasimb.supernet import build_supernet
+from nasimb.supernet import build_supernet, plain_backbone
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import calibrate, calibration_images
+from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.recipe import Recipe
 from nasimb.supernet.sampling import batches_from, generator_for
@@ -139,6 +142,36 @@ def train_network(
                 raise NotFiniteError("the training loss must stay finite", got=got, do=do)
             tick(progress)
     return _plain(supernet.eval().requires_grad_(False), images, seed, device)
+
+
+def kept_network(
+    file: Path | None, images: ImageSet, recipe: NetworkRecipe, *, seed: int, flip: bool, device: torch.device,
+    tick: Callable[[float], None],
+) -> nn.Sequential:  # fmt: skip
+    """`train_network` with batch norms, or what `file` kept of it: trained once, however often a benchmark goes on.
+
+    Raises:
+        ResumeError: the file keeps a network of other images, another recipe or seed.
+    """
+    identity = json.dumps([images.fingerprint(), recipe.model_dump(mode="json"), seed, flip])
+    if file is None or not file.exists():
+        network = train_network(images, recipe, seed=seed, flip=flip, device=device, tick=tick)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(file, network.state_dict(), {"identity": identity})
+        return network
+    tensors, metadata = read_tensors(file)
+    if metadata.get("identity") != identity:
+        raise ResumeError(
+            f"{file} must keep a network of these images, recipe and seed", got="another",
+            do="Use another --out, or delete the file.",
+        )  # fmt: skip
+    space = network_space(images.size, recipe, "bn")
+    network = nn.Sequential(
+        plain_backbone(space, space.largest(), images.channels), nn.Linear(recipe.widths[-1], images.num_classes)
+    )
+    load_weights(network, tensors, file)
+    return network.to(device).eval().requires_grad_(False)
 
 
 @torch.no_grad()

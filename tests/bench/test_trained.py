@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nasimb.bench.trained import NetworkRecipe, labelled, loss_at, network_space, predict, train_network
+from nasimb.bench.trained import NetworkRecipe, kept_network, labelled, loss_at, network_space, predict, train_network
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
-from nasimb.errors import InputError
+from nasimb.errors import InputError, ResumeError
 from nasimb.losses import parse_loss
 from nasimb.losses.base import Phase
 from nasimb.nn.norms import NORMS
@@ -107,3 +109,20 @@ def test_labelled_tensors_are_an_image_set() -> None:
     images = labelled(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([2, 0, 2]), 4)
     assert images.class_counts_K.tolist() == [1, 0, 2, 0]
     assert (len(images), images.channels, images.size) == (3, 1, 4)
+
+
+def test_a_network_is_trained_once_and_kept(digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(seed: int) -> nn.Sequential:
+        return kept_network(
+            tmp_path / "kept" / "0.safetensors", digits, TINY, seed=seed, flip=False, device=torch.device("cpu"),
+            tick=lambda progress: None,
+        )  # fmt: skip
+
+    first = kept(0)
+    monkeypatch.setattr("nasimb.bench.trained.train_network", None)
+    again = kept(0)
+    assert torch.equal(first(pixels(digits)), again(pixels(digits)))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    assert not any(module.training for module in again.modules())
+    with pytest.raises(ResumeError, match=r"these images, recipe and seed; got another"):
+        kept(1)
