@@ -132,7 +132,7 @@ class BatchNormAdapter:
             self._state, self._log, self._distinct = self._fresh()
 
     def _fresh(self) -> tuple[State, deque[Entry], Distinct]:
-        return State(needed=self.safety.least_images if self.safety else 0), deque(maxlen=LOG), Distinct()
+        return State(), deque(maxlen=LOG), Distinct()
 
     def rollback(self) -> None:
         """Go back to the last state that was found healthy; to the source's statistics where there is none."""
@@ -188,9 +188,8 @@ class BatchNormAdapter:
         if state.adapting and looks:
             found = replace(found, change=_change(state, newest))
         reference = self.profile.reference if self.profile else None
-        reason = judge(found, safety, safety.information_limit(logits.shape[1], reference), reference)
-        if reason is Reason.SHIFTED and not state.adapting and found.images < after.needed:
-            reason = Reason.FEW_IMAGES
+        classes = logits.shape[1]
+        reason = judge(found, safety, classes, reference, adapting=state.adapting, suspected=state.suspected)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
@@ -329,20 +328,17 @@ class BatchNormAdapter:
         """The state after a batch that was not adapted to."""
         if reason is Reason.COLLAPSE:
             return self._rolled_back(after)
-        needed = after.needed
-        if reason in (Reason.DEPENDENT, Reason.FEW_CLASSES) and (before.adapting or reason is Reason.DEPENDENT):
-            needed = min(safety.window, max(64, 2 * needed))
+        suspected = before.suspected or reason is Reason.DEPENDENT
         if before.adapting:  # what was learned is of no use here: begin anew
-            return State(batches=after.batches, needed=needed)
+            return State(batches=after.batches, suspected=suspected)
         known = {
             name: fading(one, safety.window) if isinstance(one, Sampled) else one for name, one in after.known.items()
         }
-        return replace(after, known=known, needed=needed, adapting=False)
+        return replace(after, known=known, suspected=suspected)
 
     def _rolled_back(self, state: State) -> State:
         good = state.good
-        needed = self.safety.least_images if self.safety else 0
-        back = State(needed=needed) if good is None else replace(good, good=None)
+        back = State(suspected=state.suspected) if good is None else replace(good, good=None)
         return replace(back, batches=state.batches)
 
     def _use(self, moments: Mapping[str, Moments]) -> None:

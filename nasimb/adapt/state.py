@@ -55,7 +55,7 @@ class State:
         measured: images behind `known`; unmeasured: images since it was last brought up to date.
         looked: images for which the unadapted model ran beside, in this look; rested: images since the last look.
         unjudged: images since the evidence was last weighed.
-        needed: images that a window must have before adaptation may begin.
+        suspected: whether neighbours in the stream resembled each other so far.
         begun_entropy: of the mean prediction when it began, nats.
         good: the state at the last look that found nothing wrong.
     """
@@ -75,7 +75,7 @@ class State:
     looked: int = 0
     rested: int = 0
     unjudged: int = 0
-    needed: int = 0
+    suspected: bool = False
     begun_entropy: float | None = None
     good: State | None = None
 
