@@ -176,7 +176,7 @@ class BatchNormAdapter:
         if looks:
             if state.rested:  # what was seen before the rest is no neighbour of what comes now
                 state = new_look(state)
-            logits_source, state = self._unadapted(images, state, safety)
+            logits_source, state = self._unadapted(images, state)
         else:
             state = replace(state, rested=state.rested + len(images))
         logits, after, newest = self._adapted(images, state, fully=looks)
@@ -206,14 +206,14 @@ class BatchNormAdapter:
             return state.looked >= min(LOOK, safety.window) and state.rested < safety.look
         return state.looked >= safety.window and state.rested < safety.rest
 
-    def _unadapted(self, images: Tensor, state: State, safety: Safety) -> tuple[Tensor, State]:
+    def _unadapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
         self._use({})
         keep_B = self._distinct.fresh(images).positions
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
             one, before = sampled(x_BCHW[keep_B]), of_source.get(name)
-            of_source[name] = one if before is None else pooled_samples(fading(before, safety.window), one)
+            of_source[name] = one if before is None else pooled_samples(before, one)
 
         logits = self._passes.run(images, seen if self.profile and len(keep_B) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)

@@ -66,7 +66,7 @@ class Safety:
     sure_information: float = 0.37
     doubtful_dependence: float = 3.0
     explained: float = 1.5
-    least_shift: float = 0.02
+    least_shift: float = 0.01
     most_shift: float = 3.0
     least_entropy: float = 0.5
     most_change: float = 0.1
@@ -153,8 +153,7 @@ def _of_shift(found: Evidence, safety: Safety, reference: Reference | None) -> R
     usual = reference.unexplained if reference is not None else 0.0
     if found.change is not None and found.change > max(safety.most_change, 3 * usual):
         return Reason.CHANGED
-    if reference is not None and found.unexplained is not None:
-        # Small windows vary more than those of the reference.
-        if found.unexplained <= max(safety.least_shift, safety.explained * usual * max(1.0, WINDOW / found.images)):
-            return Reason.EXPLAINED
-    return None
+    # Small windows vary more than those of the reference.
+    limit = max(safety.least_shift, safety.explained * usual * max(1.0, WINDOW / found.images))
+    explained = reference is not None and found.unexplained is not None and found.unexplained <= limit
+    return Reason.EXPLAINED if explained else None

@@ -176,7 +176,7 @@ def timed(conditions: Conditions, adapters: Callable[[nn.Module, Task], Adapt]) 
 
 def nasimb_adapters(network: nn.Module, task: Task) -> Adapt:
     """Those of `nasimb.adapt`, which know the network's training images by their class profile."""
-    from nasimb.adapt import BatchNormAdapter, class_profile  # type: ignore[attr-defined]
+    from nasimb.adapt import BatchNormAdapter, class_profile
 
     train, device = task.target, next(network.parameters()).device
     chosen_M = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:PROFILED_IMAGES]
