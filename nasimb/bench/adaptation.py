@@ -188,14 +188,14 @@ def nasimb_adapters(network: nn.Module, task: Task) -> Adapt:
 def load(conditions: Conditions) -> tuple[Task, NetworkRecipe]:
     """Training and test images, and a network that suits them; the embedded digits where no data are named.
 
-    Training images are as they come (digits: all alike) unless a long tail was asked for.
+    Training images are as they come, unless a long tail other than the data's own default was asked for: the digits,
+    whose default a configuration cannot tell from a wish, are then as many of each class.
     """
     config = conditions.config
     spec = parse_dataset(DIGITS if conditions.synthetic else config.data)
     small = isinstance(spec, DigitsSpec)
-    factor = config.imbalance_factor
-    if factor is None and spec.default_imbalance_factor is not None:
-        factor = 1.0
+    default = spec.default_imbalance_factor
+    factor = 1.0 if default is not None and config.imbalance_factor in (None, default) else config.imbalance_factor
     request = LoadRequest(
         size=DIGITS_SIDE if small else SIDE, device=conditions.device, skip_bad_images=config.skip_bad_images,
         download=config.download,
@@ -205,6 +205,11 @@ def load(conditions: Conditions) -> tuple[Task, NetworkRecipe]:
         test_fraction=config.test_fraction,
     )  # fmt: skip
     task = limited(task, conditions.images)
+    counts_K = task.target.class_counts_K
+    conditions.watcher.say(
+        f"{len(task.target)} training images, {int(counts_K.min())} to {int(counts_K.max())} a class; "
+        f"{len(task.test)} test images."
+    )
     recipe = SMALL if small else LARGE
     return task, recipe.model_copy(update={"epochs": QUICK_EPOCHS}) if conditions.quick else recipe
 

@@ -21,6 +21,7 @@ from nasimb.bench.adaptation import FILE, STRATEGIES, TABLE, Adapt, Cell, Shown,
 from nasimb.bench.base import Conditions
 from nasimb.bench.trained import NetworkRecipe
 from nasimb.data.corruptions import CORRUPTIONS
+from nasimb.data.digits import DigitsSpec
 from nasimb.data.task import Task
 from nasimb.errors import Interrupted, ResumeError
 
@@ -49,10 +50,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def digits(quick: Callable[..., Conditions]) -> Callable[..., Conditions]:
-    """Quick conditions on all digits, as many of each."""
+    """Quick conditions on all digits, as the command makes them."""
 
     def make(**changes: Any) -> Conditions:
-        config = quick().config.model_copy(update={"imbalance_factor": None})
+        config = quick().config.model_copy(update={"imbalance_factor": DigitsSpec.default_imbalance_factor})
         return quick(**{"config": config, "images": None, **changes})
 
     return make
