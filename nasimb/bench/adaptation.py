@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasimb.adapt import BatchNormAdapter, Safety, class_profile
 from nasimb.bench.adaptation_table import figures, table
 from nasimb.bench.base import Conditions, Figure, made_with, ratio_figure
 from nasimb.bench.provenance import identity
@@ -176,13 +177,17 @@ def timed(conditions: Conditions, adapters: Callable[[nn.Module, Task], Adapt]) 
 
 def nasimb_adapters(network: nn.Module, task: Task) -> Adapt:
     """Those of `nasimb.adapt`, which know the network's training images by their class profile."""
-    from nasimb.adapt import BatchNormAdapter, class_profile
-
     train, device = task.target, next(network.parameters()).device
     chosen_M = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:PROFILED_IMAGES]
     images_MCHW = train.store.read(train.indices_N[chosen_M], device)
     profile = class_profile(network, images_MCHW, train.labels_N[chosen_M].to(device))
-    return lambda strategy: cast(Predictor, BatchNormAdapter(network, strategy=strategy, profile=profile))
+
+    def adapter(strategy: str) -> Predictor:
+        # What others do has no safety to rely on.
+        safety = Safety() if strategy == "mixed" else None
+        return BatchNormAdapter(network, strategy=strategy, profile=profile, safety=safety)
+
+    return adapter
 
 
 def load(conditions: Conditions) -> tuple[Task, NetworkRecipe]:
