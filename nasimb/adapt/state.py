@@ -61,10 +61,13 @@ class State:
     """
 
     batches: int = 0
+    since: int = 0
     known: Mapping[str, Known] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     of_source: Mapping[str, Sampled] = field(default_factory=dict)
+    of_look: Mapping[str, Sampled] = field(default_factory=dict)
+    before_look: Mapping[str, Known] = field(default_factory=dict)
     predictions_NK: Tensor | None = None
     source_predictions_NK: Tensor | None = None
     shares_K: Tensor | None = None
@@ -84,8 +87,8 @@ def new_look(state: State) -> State:
     """Before the unadapted model runs beside again."""
     state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
     if state.adapting:
-        return state
-    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
+        return replace(state, of_look={}, before_look=state.known)
+    return replace(state, since=state.batches, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
 
 
 def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:
