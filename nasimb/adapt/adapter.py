@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
-from nasimb.adapt.passes import Passes
-from nasimb.adapt.profile import ClassProfile, square_shift, unexplained_shift
+from nasimb.adapt.passes import Passes, check_images
+from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, square_shift, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
 from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
 from nasimb.adapt.strategies import MEMORY, Correct, named, unchanged
@@ -87,7 +87,7 @@ class BatchNormAdapter:
         self._strategy = named(strategy)
         self._passes = Passes(model, profile.outputs() if profile else None)
         if profile is not None:
-            _check_profile(profile, self._passes)
+            check_profile(profile, self._passes)
             profile = profile.to(self._passes.device)
         self.profile, self.safety = profile, safety
         self._lock = threading.RLock()
@@ -98,10 +98,10 @@ class BatchNormAdapter:
         """logits_BK, no gradients.
 
         Raises:
-            InputError: pixels that are not finite, no image at all, or a size that the model does not take. What was
+            InputError: pixels that are not finite, no image at all, or images that the model does not take. What was
                 learned before stays.
         """
-        _check_images(images_BCHW)
+        check_images(images_BCHW)
         with self._lock:
             logits_BK, self._state, entry = self._step(images_BCHW, self._state)
             self._log.append(entry)
@@ -182,6 +182,7 @@ class BatchNormAdapter:
         else:
             state = replace(state, rested=state.rested + len(images))
         logits, after = self._adapted(images, state, fully=looks)
+        check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
         if state.adapting and not looks and after.unjudged < JUDGED:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
@@ -190,8 +191,7 @@ class BatchNormAdapter:
         if state.adapting and looks:
             found = replace(found, change=_change(after))
         reference = self.profile.reference if self.profile else None
-        classes = logits.shape[1]
-        reason = judge(found, safety, classes, reference, adapting=state.adapting, suspected=state.suspected)
+        reason = judge(found, safety, logits.shape[1], reference, adapting=state.adapting, suspected=state.suspected)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
@@ -371,24 +371,3 @@ def _change(state: State) -> float | None:
             both = replace(one, mean_variance_C=noise_C, var_variance_C=of_var_C)
             found.append(square_shift(before.moments, both))
     return fmean(found) if found else None
-
-
-def _check_profile(profile: ClassProfile, passes: Passes) -> None:
-    missing = [name for name in passes.layers if name not in profile.layers]
-    if missing:
-        do = "Make one with class_profile of this very model."
-        raise InputError("a profile must describe every layer that is adapted", got=f"none of {missing[0]}", do=do)
-    for name, layer in passes.layers.items():
-        here, there = len(layer.source.mean_C), profile.layers[name].mean_KC.shape[1]
-        if here != there:
-            do = "Make one with class_profile of this very model."
-            raise InputError(f"a profile must have the channels of the model ({name}: {here})", got=there, do=do)
-
-
-def _check_images(images_BCHW: Tensor) -> None:
-    if len(images_BCHW) == 0:
-        raise InputError("a batch must have an image", got="none", do="Leave empty batches out.")
-    if images_BCHW.is_floating_point() and not bool(torch.isfinite(images_BCHW).all()):
-        broken = (~torch.isfinite(images_BCHW).flatten(1).all(1)).nonzero()[0].item()
-        do = "Leave such images out: one would spoil the statistics of all."
-        raise InputError("pixels must be finite", got=f"NaN or infinite ones in image {broken} of the batch", do=do)

@@ -45,10 +45,12 @@ class State:
     """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
 
     Attributes:
+        batches: so far; since: number of the batch from which on images are known.
         known: what the strategy carries, by layer.
         moments: what each layer normalises with; none: with the source's.
         weights: of the target in them.
         of_source: what the unadapted model's layers saw in this look.
+        of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
