@@ -241,7 +241,7 @@ class BatchNormAdapter:
             x_BCHW = x_BCHW if keep_B is None else x_BCHW[keep_B]
             if fully and state.adapting:
                 of_look[name] = _pooled(of_look.get(name), sampled(x_BCHW))
-            source = self._passes.layers[name].source
+            source = self._passes.layers[name].source_beside(x_BCHW)
             found = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
             known[name], moments[name], weights[name] = found.known, found.moments, found.weight
             return found.moments
@@ -301,6 +301,8 @@ class BatchNormAdapter:
         """Largest root mean square shift of the means of a layer, in standard deviations of the source."""
         largest = 0.0
         for name, now in state.moments.items():
+            if not self._passes.layers[name].knows_mean:
+                continue
             source = self._passes.layers[name].source
             scale_C = torch.maximum(source.var_C, now.var_C) + EPSILON
             largest = max(largest, float(((now.mean_C - source.mean_C) ** 2 / scale_C).mean().sqrt()))

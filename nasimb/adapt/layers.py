@@ -42,12 +42,18 @@ class Layer:
         module: of the model itself, not of a copy.
         source: moments that it has from training: of its inputs (batch norms) or of its outputs (group, layer norms).
         running: whether it normalises with statistics that it holds.
+        knows_mean: whether `source` has a mean; EvoNorm-B0 holds a variance alone, and means 0 stand there.
     """
 
     name: str
     module: nn.Module
     source: Moments
     running: bool
+    knows_mean: bool = True
+
+    def source_beside(self, x_BCHW: Tensor) -> Moments:
+        """Moments from training; a mean that is not known is taken to be that of these maps."""
+        return self.source if self.knows_mean else Moments(x_BCHW.float().mean((0, 2, 3)), self.source.var_C)
 
     def maps(self, x: Tensor) -> Tensor:
         """Inputs or outputs of the layer as maps_BCHW, whatever axes it has; a view where torch can make one."""
@@ -97,7 +103,8 @@ def adaptable(model: nn.Module, outputs: Mapping[str, Moments] | None = None) ->
         if variance is not None and variance.numel():
             mean = module._buffers.get("running_mean")
             mean_C = torch.zeros_like(variance) if mean is None else mean
-            found.append(Layer(name, module, Moments(mean_C.float().clone(), variance.float().clone()), True))
+            source = Moments(mean_C.float().clone(), variance.float().clone())
+            found.append(Layer(name, module, source, running=True, knows_mean=mean is not None))
         elif name in outputs and channels_over_images(module) is not None:
             moments = outputs[name]
             device = next((parameter.device for parameter in module.parameters()), moments.mean_C.device)

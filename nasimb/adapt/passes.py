@@ -61,7 +61,7 @@ class Passes:
         except (torch.OutOfMemoryError, InputError):
             raise
         except (RuntimeError, ValueError, TypeError) as error:
-            got = f"{images.dtype} {list(images.shape)}: {str(error).splitlines()[0] if str(error) else error!r}"
+            got = f"{images.dtype} {list(images.shape)}: {next(iter(str(error).splitlines()), type(error).__name__)}"
             raise InputError("a model must take the images", got=got, do="Give them as in training.") from error
         finally:
             self._seen = None
