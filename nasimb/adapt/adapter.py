@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
-from nasimb.adapt.passes import Passes
-from nasimb.adapt.profile import ClassProfile, square_shift, unexplained_shift
+from nasimb.adapt.passes import Passes, check_images
+from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, square_shift, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
 from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
 from nasimb.adapt.strategies import MEMORY, Correct, named, unchanged
@@ -87,7 +87,7 @@ class BatchNormAdapter:
         self._strategy = named(strategy)
         self._passes = Passes(model, profile.outputs() if profile else None)
         if profile is not None:
-            _check_profile(profile, self._passes)
+            check_profile(profile, self._passes)
             profile = profile.to(self._passes.device)
         self.profile, self.safety = profile, safety
         self._lock = threading.RLock()
@@ -98,10 +98,10 @@ class BatchNormAdapter:
         """logits_BK, no gradients.
 
         Raises:
-            InputError: pixels that are not finite, no image at all, or a size that the model does not take. What was
+            InputError: pixels that are not finite, no image at all, or images that the model does not take. What was
                 learned before stays.
         """
-        _check_images(images_BCHW)
+        check_images(images_BCHW)
         with self._lock:
             logits_BK, self._state, entry = self._step(images_BCHW, self._state)
             self._log.append(entry)
@@ -140,7 +140,8 @@ class BatchNormAdapter:
             self._state = self._rolled_back(self._state)
 
     def adapted_model(self) -> nn.Module:
-        """A plain copy of the model with the statistics it has now, for export.
+        """A plain copy of the model with the statistics that its logits come from now, for export: the source's where
+        the newest batch was not adapted to.
 
         Raises:
             InputError: group or layer norms were adapted, whose correction is no part of a plain model.
@@ -149,7 +150,8 @@ class BatchNormAdapter:
             if any(not layer.running for layer in self._passes.layers.values()):
                 do = "Use the adapter itself."
                 raise InputError("only batch norms keep what they adapted to", got="group or layer norms", do=do)
-            self._use(self._state.moments)
+            serves = self._state.adapting or self.safety is None
+            self._use(self._state.moments if serves else {})
             return self._passes.unhooked()
 
     # One batch -----------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class BatchNormAdapter:
             self._use({})
             return self._passes.run(images), state, Entry(number, len(images), False, Reason.NEVER, Evidence(0))
         if self.safety is None:
-            logits, state, _ = self._adapted(images, state, fully=False)
+            logits, state = self._adapted(images, state, fully=False)
             entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), mean_weight(state))
             return logits, state, entry
         if not state.adapting and self._rests(state, self.safety):
@@ -179,17 +181,17 @@ class BatchNormAdapter:
             logits_source, state = self._unadapted(images, state)
         else:
             state = replace(state, rested=state.rested + len(images))
-        logits, after, newest = self._adapted(images, state, fully=looks)
+        logits, after = self._adapted(images, state, fully=looks)
+        check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
         if state.adapting and not looks and after.unjudged < JUDGED:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
             return logits, after, entry
         found = self._evidence(replace(after, unjudged=0), looks)
         if state.adapting and looks:
-            found = replace(found, change=_change(state, newest))
+            found = replace(found, change=_change(after))
         reference = self.profile.reference if self.profile else None
-        classes = logits.shape[1]
-        reason = judge(found, safety, classes, reference, adapting=state.adapting, suspected=state.suspected)
+        reason = judge(found, safety, logits.shape[1], reference, adapting=state.adapting, suspected=state.suspected)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
@@ -208,39 +210,38 @@ class BatchNormAdapter:
 
     def _unadapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
         self._use({})
-        keep_B = self._distinct.fresh(images).positions
+        keep_B = self._distinct.fresh(images, state.since).positions
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
-            one, before = sampled(x_BCHW[keep_B]), of_source.get(name)
-            of_source[name] = one if before is None else pooled_samples(before, one)
+            of_source[name] = _pooled(of_source.get(name), sampled(x_BCHW[keep_B]))
 
         logits = self._passes.run(images, seen if self.profile and len(keep_B) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
 
-    def _adapted(self, images: Tensor, state: State, *, fully: bool) -> tuple[Tensor, State, dict[str, Sampled]]:
+    def _adapted(self, images: Tensor, state: State, *, fully: bool) -> tuple[Tensor, State]:
         """Logits with statistics that have seen these images, if it is their turn to be looked at.
 
         Args:
-            fully: they are looked at in any case, and what they say by themselves is the third answer.
+            fully: they are looked at in any case, and what they say by themselves is kept too.
         """
-        newest: dict[str, Sampled] = {}
         settled = self._strategy.learns and state.adapting and state.measured >= SETTLED
         if settled and not fully and state.unmeasured < (SPARSE - 1) * len(images):
             self._use(state.moments)
-            return self._passes.run(images), replace(state, unmeasured=state.unmeasured + len(images)), newest
-        fresh = self._distinct.fresh(images) if self._strategy.learns else None
+            return self._passes.run(images), replace(state, unmeasured=state.unmeasured + len(images))
+        fresh = self._distinct.fresh(images, state.since) if self._strategy.learns else None
         if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
-            return self._passes.run(images), replace(state, unmeasured=0), newest
+            return self._passes.run(images), replace(state, unmeasured=0)
         keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
+        of_look = dict(state.of_look)
 
         def seen(name: str, x_BCHW: Tensor) -> Moments:
             x_BCHW = x_BCHW if keep_B is None else x_BCHW[keep_B]
             if fully and state.adapting:
-                newest[name] = sampled(x_BCHW)
-            source = self._passes.layers[name].source
+                of_look[name] = _pooled(of_look.get(name), sampled(x_BCHW))
+            source = self._passes.layers[name].source_beside(x_BCHW)
             found = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
             known[name], moments[name], weights[name] = found.known, found.moments, found.weight
             return found.moments
@@ -249,10 +250,10 @@ class BatchNormAdapter:
         logits = self._passes.run(images, seen)
         self._written = moments
         if fresh is not None:
-            self._distinct.remember(fresh)
+            self._distinct.remember(fresh, state.batches)
         measured = state.measured + (len(images) if keep_B is None else len(keep_B))
-        after = replace(state, known=known, moments=moments, weights=weights, measured=measured, unmeasured=0)
-        return logits, after, newest
+        after = replace(state, known=known, moments=moments, weights=weights, of_look=of_look)
+        return logits, replace(after, measured=measured, unmeasured=0)
 
     def _correct(self, name: str, state: State) -> Correct:
         """Takes out what other shares of the classes explain."""
@@ -300,6 +301,8 @@ class BatchNormAdapter:
         """Largest root mean square shift of the means of a layer, in standard deviations of the source."""
         largest = 0.0
         for name, now in state.moments.items():
+            if not self._passes.layers[name].knows_mean:
+                continue
             source = self._passes.layers[name].source
             scale_C = torch.maximum(source.var_C, now.var_C) + EPSILON
             largest = max(largest, float(((now.mean_C - source.mean_C) ** 2 / scale_C).mean().sqrt()))
@@ -330,7 +333,7 @@ class BatchNormAdapter:
             return self._rolled_back(after)
         suspected = before.suspected or reason is Reason.DEPENDENT
         if before.adapting:  # what was learned is of no use here: begin anew
-            return State(batches=after.batches, suspected=suspected)
+            return _begun_anew(after.batches, suspected=suspected)
         known = {
             name: fading(one, safety.window) if isinstance(one, Sampled) else one for name, one in after.known.items()
         }
@@ -338,8 +341,9 @@ class BatchNormAdapter:
 
     def _rolled_back(self, state: State) -> State:
         good = state.good
-        back = State(suspected=state.suspected) if good is None else replace(good, good=None)
-        return replace(back, batches=state.batches)
+        if good is None:
+            return _begun_anew(state.batches, suspected=state.suspected)
+        return replace(good, good=None, batches=state.batches)
 
     def _use(self, moments: Mapping[str, Moments]) -> None:
         if moments is self._written:
@@ -349,29 +353,23 @@ class BatchNormAdapter:
         self._written = moments
 
 
-def _change(before: State, newest: Mapping[str, Sampled]) -> float | None:
-    """Mean over the layers of how far the newest images are from the stream before them."""
-    streams = {name: one.moments for name, one in before.known.items() if isinstance(one, Sampled)}
-    found = [square_shift(streams[name], one) for name, one in newest.items() if name in streams and one.images > 1]
+def _begun_anew(batches: int, *, suspected: bool) -> State:
+    """Nothing is known; images that come again are news."""
+    return State(batches=batches, since=batches + 1, suspected=suspected)
+
+
+def _pooled(before: Sampled | None, newest: Sampled) -> Sampled:
+    return newest if before is None else pooled_samples(before, newest)
+
+
+def _change(state: State) -> float | None:
+    """Mean over the layers of how far the images of this look are from the stream before it."""
+    found = []
+    for name, one in state.of_look.items():
+        before = state.before_look.get(name)
+        if isinstance(before, Sampled) and one.images >= JUDGED:
+            noise_C = one.mean_variance_C + before.mean_variance_C
+            of_var_C = one.var_variance_C + before.var_variance_C
+            both = replace(one, mean_variance_C=noise_C, var_variance_C=of_var_C)
+            found.append(square_shift(before.moments, both))
     return fmean(found) if found else None
-
-
-def _check_profile(profile: ClassProfile, passes: Passes) -> None:
-    missing = [name for name in passes.layers if name not in profile.layers]
-    if missing:
-        do = "Make one with class_profile of this very model."
-        raise InputError("a profile must describe every layer that is adapted", got=f"none of {missing[0]}", do=do)
-    for name, layer in passes.layers.items():
-        here, there = len(layer.source.mean_C), profile.layers[name].mean_KC.shape[1]
-        if here != there:
-            do = "Make one with class_profile of this very model."
-            raise InputError(f"a profile must have the channels of the model ({name}: {here})", got=there, do=do)
-
-
-def _check_images(images_BCHW: Tensor) -> None:
-    if len(images_BCHW) == 0:
-        raise InputError("a batch must have an image", got="none", do="Leave empty batches out.")
-    if images_BCHW.is_floating_point() and not bool(torch.isfinite(images_BCHW).all()):
-        broken = (~torch.isfinite(images_BCHW).flatten(1).all(1)).nonzero()[0].item()
-        do = "Leave such images out: one would spoil the statistics of all."
-        raise InputError("pixels must be finite", got=f"NaN or infinite ones in image {broken} of the batch", do=do)

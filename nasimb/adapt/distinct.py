@@ -23,22 +23,28 @@ class Distinct:
     """Checksums of the newest images of a stream."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._seen: OrderedDict[int, int] = OrderedDict()
 
-    def fresh(self, images_BCHW: Tensor) -> Fresh:
-        """The images that are copies of none before them, in the batch or among those remembered."""
+    def fresh(self, images_BCHW: Tensor, since: int = 0) -> Fresh:
+        """The images that are copies of none before them, in the batch or among those remembered.
+
+        Args:
+            since: number of a batch; copies of images last remembered before it are new.
+        """
         positions, checksums = [], []
         here = set()
         for position, checksum in enumerate(_checksums(images_BCHW)):
-            if checksum not in self._seen and checksum not in here:
+            if checksum not in here and self._seen.get(checksum, -1) < since:
                 positions.append(position)
                 checksums.append(checksum)
             here.add(checksum)
         return Fresh(torch.tensor(positions, dtype=torch.long, device=images_BCHW.device), tuple(checksums))
 
-    def remember(self, fresh: Fresh) -> None:
-        """From now on copies of these images are known as such."""
-        self._seen.update(dict.fromkeys(fresh.checksums))
+    def remember(self, fresh: Fresh, batch: int = 0) -> None:
+        """From now on copies of these images, which came in this batch, are known as such."""
+        for checksum in fresh.checksums:
+            self._seen[checksum] = batch
+            self._seen.move_to_end(checksum)
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
 

@@ -5,6 +5,8 @@ Shapes: N images in the order of the stream, K classes; `probabilities_NK` are s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -40,23 +42,46 @@ def serial_dependence(probabilities_NK: Tensor, reach: int) -> float:
     """How much more alike the predictions of images near each other are than those of any two: a standard score.
 
     The sum over pairs at most `reach` apart of the products of centred predictions, against its mean and deviation
-    when all orders are equally likely. Images in random order give about a standard normal variable, whatever their
-    classes and whatever is wrong with them; so it needs no reference.
+    when all orders are equally likely, both exact. Images in random order give about a standard normal variable,
+    whatever their classes and whatever is wrong with them; so it needs no reference.
     """
     images = len(probabilities_NK)
-    if images < 3:
+    reach = min(reach, images - 1)
+    if images < 4 or reach < 1:
         return 0.0
     centred_NK = probabilities_NK.double() - probabilities_NK.double().mean(0)
-    reach = min(reach, images - 1)
-    products = [(centred_NK[lag:] * centred_NK[:-lag]).sum(1) for lag in range(1, reach + 1)]
-    pairs = sum(len(one) for one in products)
+    found = float(torch.stack([(centred_NK[lag:] * centred_NK[:-lag]).sum() for lag in range(1, reach + 1)]).sum())
+    place_N = torch.arange(images, dtype=torch.float64, device=centred_NK.device)
+    neighbours_N = place_N.clamp(max=reach) + place_N.flip(0).clamp(max=reach)
+    pairs = float(neighbours_N.sum())
     squares_N = centred_NK.square().sum(1)
+    # A matrix of images or of classes, whichever is smaller, has the same squares.
+    gram = centred_NK.T @ centred_NK if centred_NK.shape[1] < images else centred_NK @ centred_NK.T
+    # Products of an image with all others sum to minus its square.
+    products = _PairSums(float((gram**2).sum() - (squares_N**2).sum()), float((squares_N**2).sum()),
+                         -float(squares_N.sum()))  # fmt: skip
+    mean = products.total * pairs / (images * (images - 1))
+    variance = _square_over_orders(products, _PairSums(pairs, float((neighbours_N**2).sum()), pairs), images) - mean**2
+    return (2 * found - mean) / variance**0.5 if variance > TINY * products.squares * pairs else 0.0
+
+
+class _PairSums(NamedTuple):
+    """Of a symmetric table of images, without its diagonal: of squares, of squared sums of rows, of all."""
+
+    squares: float
+    rows: float
+    total: float
+
+
+def _square_over_orders(a: _PairSums, b: _PairSums, images: int) -> float:
+    """Mean over all orders of the square of the sum of products of two tables, one of them reordered (Mantel 1967)."""
     ordered = images * (images - 1)
-    mean = -squares_N.sum() / ordered  # products of all pairs sum to minus the squares
-    square = (centred_NK.T @ centred_NK).square().sum() - squares_N.square().sum()
-    deviation = (square / ordered).sqrt() * pairs**0.5
-    found = torch.cat(products).sum() - pairs * mean
-    return float(found / deviation) if deviation > 0 else 0.0
+    same = 2 * a.squares * b.squares / ordered
+    ordered *= images - 2
+    chained = 4 * (a.rows - a.squares) * (b.rows - b.squares) / ordered
+    ordered *= images - 3
+    of_a, of_b = (one.total**2 + 2 * one.squares - 4 * one.rows for one in (a, b))
+    return same + chained + of_a * of_b / ordered
 
 
 def class_shares(probabilities_NK: Tensor, shares_K: Tensor, expected_K: Tensor) -> Tensor:

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from nasimb.errors import InputError
 from nasimb.nn.moments import Moments
 
-OVER_IMAGES = (nn.GroupNorm, nn.LayerNorm)
+
+def channels_over_images(module: nn.Module) -> int | None:
+    """Channels of a group or layer norm whose outputs have moments channel by channel; None: it is something else.
+
+    A layer norm over pixels too has weights of their own for them, and no channels.
+    """
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0]
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +42,22 @@ class Layer:
         module: of the model itself, not of a copy.
         source: moments that it has from training: of its inputs (batch norms) or of its outputs (group, layer norms).
         running: whether it normalises with statistics that it holds.
+        knows_mean: whether `source` has a mean; EvoNorm-B0 holds a variance alone, and means 0 stand there.
     """
 
     name: str
     module: nn.Module
     source: Moments
     running: bool
+    knows_mean: bool = True
+
+    def source_beside(self, x_BCHW: Tensor) -> Moments:
+        """Moments from training; a mean that is not known is taken to be that of these maps."""
+        return self.source if self.knows_mean else Moments(x_BCHW.float().mean((0, 2, 3)), self.source.var_C)
 
     def maps(self, x: Tensor) -> Tensor:
         """Inputs or outputs of the layer as maps_BCHW, whatever axes it has; a view where torch can make one."""
-        if isinstance(self.module, nn.LayerNorm) and not _is_layer_norm_2d(self.module):
+        if _channels_last(self.module):
             x = x.movedim(-1, 1)
         if x.ndim == 4:
             return x
@@ -62,11 +78,8 @@ class Layer:
         scale_C = ((self.source.var_C + EPSILON) / (moments.var_C + EPSILON)).sqrt()
         offset_C = self.source.mean_C - moments.mean_C * scale_C
         shape = [1] * y.ndim
-        shape[-1 if y.ndim == 3 or self._channels_last(y) else 1] = len(scale_C)
+        shape[-1 if _channels_last(self.module) else 1] = len(scale_C)
         return y * scale_C.to(y.dtype).view(shape) + offset_C.to(y.dtype).view(shape)
-
-    def _channels_last(self, y: Tensor) -> bool:
-        return isinstance(self.module, nn.LayerNorm) and not _is_layer_norm_2d(self.module)
 
 
 EPSILON = 1e-5
@@ -90,8 +103,9 @@ def adaptable(model: nn.Module, outputs: Mapping[str, Moments] | None = None) ->
         if variance is not None and variance.numel():
             mean = module._buffers.get("running_mean")
             mean_C = torch.zeros_like(variance) if mean is None else mean
-            found.append(Layer(name, module, Moments(mean_C.float().clone(), variance.float().clone()), True))
-        elif name in outputs and isinstance(module, OVER_IMAGES):
+            source = Moments(mean_C.float().clone(), variance.float().clone())
+            found.append(Layer(name, module, source, running=True, knows_mean=mean is not None))
+        elif name in outputs and channels_over_images(module) is not None:
             moments = outputs[name]
             device = next((parameter.device for parameter in module.parameters()), moments.mean_C.device)
             found.append(
@@ -105,7 +119,7 @@ def adaptable(model: nn.Module, outputs: Mapping[str, Moments] | None = None) ->
 def _nothing_to_adapt(model: nn.Module) -> InputError:
     kinds = Counter(type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__)
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no norms"
-    if any(isinstance(module, OVER_IMAGES) for module in model.modules()):
+    if any(channels_over_images(module) is not None for module in model.modules()):
         do = "Group and layer norms need a profile of the source: profile=class_profile(model, images, labels)."
     elif any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         do = "Train with track_running_stats=True: without statistics of the source every batch is adapted to anyway."
@@ -114,6 +128,6 @@ def _nothing_to_adapt(model: nn.Module) -> InputError:
     return InputError("a model to adapt must have norms with running statistics", got=seen, do=do)
 
 
-def _is_layer_norm_2d(module: nn.Module) -> bool:
-    """torchvision's or timm's, which take maps, by name: importing either takes long."""
-    return type(module).__name__ == "LayerNorm2d"
+def _channels_last(module: nn.Module) -> bool:
+    """Layer norms, but for torchvision's and timm's that take maps: known by their names, as importing takes long."""
+    return isinstance(module, nn.LayerNorm) and "2d" not in type(module).__name__

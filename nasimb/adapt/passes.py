@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nasimb.adapt.layers import Layer, adaptable
 from nasimb.errors import InputError
@@ -33,6 +34,9 @@ class Passes:
     """
 
     def __init__(self, model: nn.Module, outputs: Mapping[str, Moments] | None = None) -> None:
+        if isinstance(model, torch.jit.ScriptModule):
+            do = "Give the model before torch.jit.script or torch.jit.trace."
+            raise InputError("the layers of a model to adapt must be reachable", got=type(model).__name__, do=do)
         adaptable(model, outputs)  # says what is wrong before anything is copied
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.layers = {layer.name: layer for layer in adaptable(self.model, outputs)}
@@ -40,28 +44,34 @@ class Passes:
         self.device = tensors[0].device
         self._seen: Seen | None = None
         self._moved: dict[str, Moments] = {}
-        for layer in self.layers.values():
-            if layer.running:
-                layer.module.register_forward_pre_hook(self._before(layer))
-            else:
-                layer.module.register_forward_hook(self._after(layer))
+        self._heard = False
+        self._handles = self._watch()
 
     @torch.no_grad()
     def run(self, images: Tensor, seen: Seen | None = None) -> Tensor:
         """logits_BK, each norm asking `seen` what to normalise with as its inputs come.
 
         Raises:
-            InputError: the outputs are no logits, one row an image.
+            InputError: the model does not take the images, its outputs are no logits, one row an image, or none of
+                its norms was used.
         """
-        self._seen = seen
+        self._seen, self._heard = seen, False
         try:
             logits = self.model(images)
+        except (torch.OutOfMemoryError, InputError):
+            raise
+        except (RuntimeError, ValueError, TypeError) as error:
+            got = f"{images.dtype} {list(images.shape)}: {next(iter(str(error).splitlines()), type(error).__name__)}"
+            raise InputError("a model must take the images", got=got, do="Give them as in training.") from error
         finally:
             self._seen = None
         if not (isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(images)):
             got = f"{type(logits).__name__} {list(getattr(logits, 'shape', []))}"
             do = "Wrap the model so that its output is the logits alone."
             raise InputError("a model to adapt must give logits [B, K]", got=got, do=do)
+        if seen is not None and not self._heard:
+            do = "Give the model before torch.export or torch.compile."
+            raise InputError("a model to adapt must call its norms", got=f"none of {', '.join(self.layers)}", do=do)
         return logits
 
     def write(self, moments: Mapping[str, Moments]) -> None:
@@ -80,21 +90,25 @@ class Passes:
 
     def unhooked(self) -> nn.Module:
         """A copy of the model as it is now, that nobody watches."""
-        hooks = [(layer.module._forward_pre_hooks, layer.module._forward_hooks) for layer in self.layers.values()]
-        kept = [(dict(before), dict(after)) for before, after in hooks]
-        for before, after in hooks:
-            before.clear()
-            after.clear()
+        for handle in self._handles:
+            handle.remove()
         try:
             return copy.deepcopy(self.model)
         finally:
-            for (before, after), (old_before, old_after) in zip(hooks, kept, strict=True):
-                before.update(old_before)
-                after.update(old_after)
+            self._handles = self._watch()
+
+    def _watch(self) -> list[RemovableHandle]:
+        return [
+            layer.module.register_forward_pre_hook(self._before(layer))
+            if layer.running
+            else layer.module.register_forward_hook(self._after(layer))
+            for layer in self.layers.values()
+        ]
 
     def _before(self, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if self._seen is not None:
+                self._heard = True
                 moments = self._seen(layer.name, layer.maps(inputs[0]))
                 if moments is not None:
                     layer.write(moments)
@@ -104,6 +118,7 @@ class Passes:
     def _after(self, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if self._seen is not None:
+                self._heard = True
                 moments = self._seen(layer.name, layer.maps(output))
                 if moments is not None:
                     self._moved[layer.name] = moments
@@ -111,3 +126,16 @@ class Passes:
             return None if moved is None else layer.moved(output, moved)
 
         return hook
+
+
+def check_images(images_BCHW: Tensor) -> None:
+    """Raises InputError where there is no image, or pixels are not finite."""
+    if not isinstance(images_BCHW, Tensor) or images_BCHW.ndim < 2:
+        got = f"{type(images_BCHW).__name__} {list(getattr(images_BCHW, 'shape', []))}"
+        raise InputError("images must be a tensor [B, C, H, W]", got=got, do="Stack them, as for the model.")
+    if len(images_BCHW) == 0:
+        raise InputError("a batch must have an image", got="none", do="Leave empty batches out.")
+    if images_BCHW.is_floating_point() and not bool(torch.isfinite(images_BCHW).all()):
+        broken = (~torch.isfinite(images_BCHW).flatten(1).all(1)).nonzero()[0].item()
+        do = "Leave such images out: one would spoil the statistics of all."
+        raise InputError("pixels must be finite", got=f"NaN or infinite ones in image {broken} of the batch", do=do)

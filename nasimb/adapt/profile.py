@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nasimb.adapt.evidence import information
-from nasimb.adapt.layers import OVER_IMAGES
-from nasimb.adapt.passes import Passes, Seen
+from nasimb.adapt.layers import channels_over_images
+from nasimb.adapt.passes import Passes, Seen, check_images
 from nasimb.errors import InputError
 from nasimb.nn.mixing import EPSILON, Sampled, sampled
 from nasimb.nn.moments import Moments, moments
@@ -125,6 +125,25 @@ class ClassProfile:
         except (KeyError, TypeError, ValueError) as error:
             do = "Make it again with this version of nasimb."
             raise InputError(f"{file} must be a class profile", got=f"something missing ({error})", do=do) from None
+
+
+def check_profile(profile: ClassProfile, passes: Passes) -> None:
+    """Raises InputError where a profile is of another model, as far as its layers tell."""
+    do = "Make one with class_profile of this very model."
+    missing = [name for name in passes.layers if name not in profile.layers]
+    if missing:
+        raise InputError("a profile must describe every layer that is adapted", got=f"none of {missing[0]}", do=do)
+    for name, layer in passes.layers.items():
+        here, there = len(layer.source.mean_C), profile.layers[name].mean_KC.shape[1]
+        if here != there:
+            raise InputError(f"a profile must have the channels of the model ({name}: {here})", got=there, do=do)
+
+
+def check_classes(profile: ClassProfile | None, classes: int) -> None:
+    """Raises InputError where a profile is of a model of other classes."""
+    if profile is not None and len(profile.shares_K) != classes:
+        do = "Make one with class_profile of this very model."
+        raise InputError(f"a profile must have the {classes} classes of the model", got=len(profile.shares_K), do=do)
 
 
 def unexplained_shift(profile: Mapping[str, LayerProfile], shares_K: Tensor, seen: Mapping[str, Sampled]) -> float:
@@ -247,11 +266,11 @@ def _reference(
 
 def _described_outputs(model: nn.Module) -> dict[str, Moments]:
     """Group and layer norms, with moments that say nothing yet."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, OVER_IMAGES)}
+    found = {name: channels_over_images(module) for name, module in model.named_modules()}
     return {
         name: Moments(torch.zeros(channels), torch.ones(channels))
-        for name, module in found.items()
-        for channels in [module.num_channels if isinstance(module, nn.GroupNorm) else module.normalized_shape[-1]]
+        for name, channels in found.items()
+        if channels is not None
     }
 
 
@@ -276,4 +295,6 @@ def _check(images_NCHW: Tensor, labels_N: Tensor) -> None:
             do="Give both in the same order.",
         )  # fmt: skip
     if labels_N.is_floating_point() or int(labels_N.min()) < 0:
-        raise InputError("labels must be integers from 0", got=labels_N.dtype, do="Number the classes from 0.")
+        got = f"{labels_N.dtype} from {labels_N.min().item():g}"
+        raise InputError("labels must be integers from 0", got=got, do="Number the classes from 0.")
+    check_images(images_NCHW)

@@ -45,10 +45,12 @@ class State:
     """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
 
     Attributes:
+        batches: so far; since: number of the batch from which on images are known.
         known: what the strategy carries, by layer.
         moments: what each layer normalises with; none: with the source's.
         weights: of the target in them.
         of_source: what the unadapted model's layers saw in this look.
+        of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
@@ -61,10 +63,13 @@ class State:
     """
 
     batches: int = 0
+    since: int = 0
     known: Mapping[str, Known] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     of_source: Mapping[str, Sampled] = field(default_factory=dict)
+    of_look: Mapping[str, Sampled] = field(default_factory=dict)
+    before_look: Mapping[str, Known] = field(default_factory=dict)
     predictions_NK: Tensor | None = None
     source_predictions_NK: Tensor | None = None
     shares_K: Tensor | None = None
@@ -84,8 +89,8 @@ def new_look(state: State) -> State:
     """Before the unadapted model runs beside again."""
     state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
     if state.adapting:
-        return state
-    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
+        return replace(state, of_look={}, before_look=state.known)
+    return replace(state, since=state.batches, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
 
 
 def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:

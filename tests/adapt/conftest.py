@@ -1,0 +1,11 @@
+"""One small trained network for all tests of this room."""
+
+from __future__ import annotations
+
+import pytest
+from made_net import Made, trained
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    return trained()
