@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from nasimb.cli.adapt import adapt
 from nasimb.cli.bench import bench
 from nasimb.cli.extend import extend
 from nasimb.cli.head import head
@@ -53,6 +54,7 @@ app.command()(status)
 app.command()(report)
 app.command()(pareto)
 app.command()(head)
+app.command()(adapt)
 supernet_app.command("train")(supernet_train)
 app.command()(worker)
 storage_app.command("serve")(serve)
