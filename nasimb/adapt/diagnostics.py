@@ -148,7 +148,7 @@ def _noise(sample: Sampled, layer: LayerProfile | None, source_images: float | N
     """Under the null the target has the cumulants of the source; without a profile its own variance is all there is."""
     if layer is None:
         nothing_C = np.zeros(len(sample.mean_variance_C))
-        return _Noise(_array(sample.mean_variance_C) ** 0.5, Cumulants(nothing_C, nothing_C), sample.images, "normal")
+        return _Noise(_array(sample.mean_variance_C.sqrt()), Cumulants(nothing_C, nothing_C), sample.images, "normal")
     n_s = float("inf") if source_images is None else float(source_images)
     one_C, third_C, fourth_C = map(_array, (layer.image_var_C.clamp(min=0), layer.third_C, layer.fourth_C))
     images = 1 / (1 / sample.images + 1 / n_s)

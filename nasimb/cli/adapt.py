@@ -60,10 +60,10 @@ def adapt(
 
     if save is not None:
         check_can_be_saved(strategy, save)
-    with watching() as (_, stop):
+    with watching() as (watcher, stop):
         found = dry_run(
             model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
-            device=choose_device(device), skip_bad_images=skip_bad_images, stop=stop,
+            device=choose_device(device), skip_bad_images=skip_bad_images, watcher=watcher, stop=stop,
         )  # fmt: skip
     if report is not None:
         write_page(found, report)

@@ -38,6 +38,4 @@ Ordered = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the shuffle.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda.")]
-SkipBadImages = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Leave unreadable files out and count them.")
-]
+SkipBadImages = Annotated[bool, typer.Option("--skip-bad-images", help="Leave unreadable files out and count them.")]

@@ -6,6 +6,7 @@ Shapes: N images of the site, M of them labelled, K classes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from nasimb.adapt.adapter import BatchNormAdapter, Entry
 from nasimb.adapt.diagnostics import layer_table
 from nasimb.adapt.safety import Safety
 from nasimb.adapt.strategies import strategy as strategy_named
+from nasimb.budget import Clock
 from nasimb.errors import InputError, Interrupted
 from nasimb.evaluate import Tested, assess
 from nasimb.export import Model, load, save
@@ -29,6 +31,7 @@ from nasimb.onsite.profiles import known_training
 from nasimb.onsite.records import Record, Recorder
 from nasimb.onsite.stream import Seen, stream
 from nasimb.onsite.verdict import Verdict, decide, shares_by_reason
+from nasimb.progress import Progress, Silent, Watcher
 from nasimb.session import Stop
 
 RESAMPLES = 2000
@@ -112,7 +115,9 @@ def dry_run(
     seed: int = 0,
     device: torch.device,
     skip_bad_images: bool = False,
+    watcher: Watcher | None = None,
     stop: Stop = lambda: 0,
+    clock: Clock = time.monotonic,
 ) -> DryRun:
     """Show the images of a site to a model and to its adapter; nothing is changed but the profile kept beside it.
 
@@ -131,7 +136,11 @@ def dry_run(
     known = known_training(folder, model, profile_data, device=device)
     safety = Safety()
     adapter = BatchNormAdapter(model, strategy, profile=known.profile, safety=safety)
-    seen = list(stream(model, adapter, site, batch_size=batch_size, device=device, stop=stop))
+    seen, begun = [], clock()
+    for batch in stream(model, adapter, site, batch_size=batch_size, device=device, stop=stop):
+        seen.append(batch)
+        done = sum(len(one.positions_B) for one in seen) / len(site)
+        (watcher or Silent()).show(Progress("looking at images", done, clock() - begun, None, batch.entry.reason.value))
     if stop():
         raise Interrupted(stop(), resume="Nothing was written; give the same command again.")
     entries = tuple(batch.entry for batch in seen)

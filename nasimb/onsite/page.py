@@ -6,6 +6,7 @@ Everything that comes from users (class names, paths, layer names) is text to th
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from nasimb.durable import replace_whole
 from nasimb.onsite.charts import Picture, picture_of
 from nasimb.onsite.dryrun import DryRun
 from nasimb.onsite.tables import summary, tables
+
+FIGURE = re.compile(r"(< |\+|-)?[\d.]*%?( \[.*\])?")
 
 ABOUT = {
     "Accuracy on the labelled images": "In points, with 95 % bootstrap intervals; many, medium and few: mean recall of "
@@ -52,21 +55,28 @@ def page(found: DryRun) -> str:
         {"title": name, "about": ABOUT.get(name, ""), "columns": _columns(table), "rows": table.values.tolist()}
         for name, table in tables(found).items()
     ]
-    return _environment().get_template("page.html.j2").render(
-        title=title,
-        verdict=found.verdict,
-        lines=summary(found),
-        sections=sections,
-        bars=_bars(found.layers),
-        picture=Markup(svg(picture_of(found.records, found.model.classes, title))),  # noqa: S704  (our own template's)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            verdict=found.verdict,
+            lines=summary(found),
+            sections=sections,
+            bars=_bars(found.layers),
+            picture=Markup(svg(picture_of(found.records, found.model.classes, title))),
+        )
     )
 
 
 def _columns(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {"name": str(name), "number": name not in ("model", "reason", "adapted", "class", "as it is", "layer", "tail")}
-        for name in table.columns
-    ]
+    """Names, and whether every cell is a figure; classes are names even where they are called 1 and 2."""
+    found = []
+    for name in table.columns:
+        cells = [cell for cell in table[name] if not pd.isna(cell)]
+        figures = all(not isinstance(cell, str) or FIGURE.fullmatch(cell) for cell in cells)
+        found.append({"name": str(name), "number": figures and name != "class"})
+    return found
 
 
 def _bars(layers: pd.DataFrame) -> list[dict[str, Any]]:
@@ -74,7 +84,12 @@ def _bars(layers: pd.DataFrame) -> list[dict[str, Any]]:
     limits = [0.0 if math.isnan(value) else value for value in layers["limit"]]
     most = max(1e-9, layers["shift"].max(), *limits)
     return [
-        {"layer": layer, "shift": f"{shift:.2f}", "width": f"{100 * shift / most:.1f}", "limit": f"{100 * limit / most:.1f}"}
+        {
+            "layer": layer,
+            "shift": f"{shift:.2f}",
+            "width": f"{100 * shift / most:.1f}",
+            "limit": f"{100 * limit / most:.1f}",
+        }
         for layer, shift, limit in zip(layers["layer"], layers["shift"], limits, strict=True)
     ]
 

@@ -103,7 +103,9 @@ def _of_run(folder: Path, which: str, device: torch.device) -> ImageSet:
     place = folder.resolve()
     if place.name != "best" or not (place.parent / "config.yaml").is_file():
         do = "Name training images with --profile-data."
-        raise InputError("a model must lie in its run (RUN/best) for its training images to be found", got=folder, do=do)
+        raise InputError(
+            "a model must lie in its run (RUN/best) for its training images to be found", got=folder, do=do
+        )
     run = RunDir(place.parent)
     ground = load_ground(parse(RunConfig, run.config(), what=f"the configuration of {run.path}"), device)
     check_unchanged(run, ground)

@@ -50,6 +50,7 @@ class Record:
         flips: share of images that are given another class than by the model as it is.
         mix_K: mean prediction.
         divergence: of the window's mean prediction from that on training images, nats; None without a profile.
+        dependence: see `nasimb.adapt.evidence.serial_dependence`, as the adapter found it; None where it did not look.
         labelled: images with a label, accuracy: on them; few: recall (by image) of few-shot classes, on `few_images`.
         alarms: {alarm: sentence}.
     """
@@ -66,6 +67,7 @@ class Record:
     flips: float
     mix_K: tuple[float, ...]
     divergence: float | None
+    dependence: float | None
     labelled: int
     accuracy: float | None
     few: float | None
@@ -85,7 +87,7 @@ class Recorder:
 
     Attributes:
         usual: moments of training, by layer.
-        window_NK: predictions of the unadapted model, newest last.
+        source_NK, given_NK: predictions of the window, newest last, of the model as it is, and as they were given out.
     """
 
     classes: tuple[str, ...]
@@ -93,7 +95,8 @@ class Recorder:
     usual: Mapping[str, Moments]
     profile: ClassProfile | None
     safety: Safety
-    window_NK: Tensor
+    source_NK: Tensor
+    given_NK: Tensor
 
     @classmethod
     def begin(cls, adapter: BatchNormAdapter, classes: tuple[str, ...], class_counts_K: tuple[int, ...]) -> Recorder:
@@ -103,12 +106,18 @@ class Recorder:
             name: adapter.source_moments(name) if profile is None else profile.layers[name].moments(profile.shares_K)
             for name in adapter.layers
         }
+        nothing_NK = torch.empty(0, len(classes))
         few = frozenset(shot_groups(class_counts_K)["few"].tolist())
-        return cls(classes, few, usual, profile, adapter.safety or Safety(), torch.empty(0, len(classes)))
+        return cls(classes, few, usual, profile, adapter.safety or Safety(), nothing_NK, nothing_NK)
 
     def record(self, seen: Seen, site: Site) -> tuple[Record, Recorder]:
         """Of the next batch, and the recorder for the one after it."""
-        after = replace(self, window_NK=torch.cat([self.window_NK, seen.source_BK])[-self.safety.window :])
+        window = self.safety.window
+        after = replace(
+            self,
+            source_NK=torch.cat([self.source_NK, seen.source_BK])[-window:],
+            given_NK=torch.cat([self.given_NK, seen.adapted_BK])[-window:],
+        )
         layer, shift, noise = self._furthest(seen)
         predicted_B, before_B = seen.adapted_BK.argmax(1), seen.source_BK.argmax(1)
         labels_B = site.labels_N[seen.positions_B]
@@ -117,13 +126,13 @@ class Recorder:
         right_B = predicted_B == labels_B
         divergence = None
         if self.profile is not None:
-            divergence = excess_divergence(after.window_NK, self.profile.predicted_K)
+            divergence = excess_divergence(after.given_NK, self.profile.predicted_K)
         made = Record(
             batch=seen.entry.batch, images=seen.entry.images, shift=shift, layer=layer, noise=noise,
             adapted=seen.entry.adapted, reason=seen.entry.reason, weight=seen.entry.weight,
             rolled_back=seen.entry.rolled_back, flips=float((predicted_B != before_B).float().mean()),
-            mix_K=tuple(seen.adapted_BK.mean(0).tolist()), divergence=divergence, labelled=int(known_B.sum()),
-            accuracy=_mean(right_B[known_B]), few=_mean(right_B[few_B]), few_images=int(few_B.sum()), alarms={},
+            mix_K=tuple(seen.adapted_BK.mean(0).tolist()), divergence=divergence,
+            dependence=seen.entry.evidence.dependence, labelled=int(known_B.sum()), accuracy=_mean(right_B[known_B]), few=_mean(right_B[few_B]), few_images=int(few_B.sum()), alarms={},
         )  # fmt: skip
         return replace(made, alarms=after._alarms(made)), after
 
@@ -150,9 +159,12 @@ class Recorder:
             alarms[Alarm.COLLAPSE] = "adapted predictions collapse onto a few classes; earlier statistics were put back"
         if made.reason is Reason.FEW_CLASSES:
             alarms[Alarm.FEW_CLASSES] = "the newest images are of one class or a few"
-        if len(self.window_NK) < safety.least_images:
+        if len(self.source_NK) < safety.least_images:
             return alarms
-        dependence = serial_dependence(self.window_NK, safety.reach)
+        # Of the model as it is: where adapting begins or ends, predictions change, but the images need not.
+        dependence = serial_dependence(self.source_NK, safety.reach)
+        if made.reason is Reason.DEPENDENT:
+            dependence = max(dependence, made.dependence or 0.0)
         if dependence > safety.most_dependence:
             alarms[Alarm.ORDERED] = (
                 f"images near each other in the stream resemble each other ({dependence:.1f} standard deviations, "
@@ -163,7 +175,7 @@ class Recorder:
         return alarms
 
     def _mix_sentence(self, divergence: float, profile: ClassProfile) -> str:
-        now_K, usual_K = self.window_NK.mean(0).numpy(), profile.predicted_K.numpy()
+        now_K, usual_K = self.given_NK.mean(0).numpy(), profile.predicted_K.numpy()
         k = int(np.abs(now_K - usual_K).argmax())
         return (
             f"the predicted class mix is {divergence:.2f} nats from that of training (limit {MOST_DIVERGENCE:g}); "

@@ -39,9 +39,13 @@ def decide(
         return Verdict(False, f"Do not adapt: {_refusal(entries, looked, safety)}.")
     gain = (gains or {}).get("balanced_accuracy")
     if gain is not None and gain.high < 0:
-        return Verdict(False, f"Do not adapt: on the labelled images it costs {_points(gain, -1)} of balanced accuracy.")
+        return Verdict(
+            False, f"Do not adapt: on the labelled images it costs {_points(gain, -1)} of balanced accuracy."
+        )
     share = sum(entry.images for entry in entries if entry.adapted) / sum(entry.images for entry in entries)
-    found = f"a layer is shifted by up to {shift:.2f} standard deviations, which neither noise nor the class mix explains"
+    found = (
+        f"a layer is shifted by up to {shift:.2f} standard deviations, which neither noise nor the class mix explains"
+    )
     if not any(entry.evidence.unexplained is not None for entry in looked):
         found = f"a layer is shifted by up to {shift:.2f} standard deviations, and the stream shows many classes in no order"
     begun = "" if share == 1 else f"; {share:.0%} of the images were adapted to"
