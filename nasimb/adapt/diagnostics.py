@@ -194,4 +194,4 @@ def _explained(
 
 
 def _array(values: Tensor) -> Floats:
-    return values.double().cpu().numpy()
+    return np.asarray(values.double().cpu())

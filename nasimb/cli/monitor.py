@@ -72,12 +72,8 @@ def monitor(
         coming = watched.records(stop)
         if jsonl is not None:
             # Line by line, so that whoever reads along sees a batch as soon as it is done.
-            out = (
-                sys.stdout
-                if jsonl == "-"
-                else files.enter_context(Path(jsonl).open("w", buffering=1, encoding="utf-8"))
-            )
-            coming = write_lines(coming, watched.model.classes, out.write)
+            lines = None if jsonl == "-" else files.enter_context(Path(jsonl).open("w", buffering=1, encoding="utf-8"))
+            coming = write_lines(coming, watched.model.classes, (lines or sys.stdout).write)
         for record in coming:
             print(line(record), file=people)
             for alarm in new_alarms(record, records[-1] if records else None):

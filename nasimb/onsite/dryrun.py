@@ -155,8 +155,8 @@ def dry_run(
     tested, gains = compare(model, site, source_NK.argmax(1), adapted_NK.argmax(1))
     verdict = decide(entries, safety, float(layers["shift"].max()), gains)
     return DryRun(
-        folder, data, strategy, model, adapter, site, tuple(records), entries, source_NK, adapted_NK, layers, tested, gains,
-        verdict, (known.note, *site.notes),
+        folder, data, strategy, model, adapter, site, tuple(records), entries, source_NK, adapted_NK, layers, tested,
+        gains, verdict, (known.note, *site.notes),
     )  # fmt: skip
 
 

@@ -103,10 +103,9 @@ def _label_notes(images: ImageSet, labels_N: Tensor) -> list[str]:
         return ["The images have no labels."]
     if not len(unknown_M):
         return []
-    names = [repr(images.classes[k]) for k in images.labels_N[unknown_M].unique().tolist()]
-    return [
-        f"{len(unknown_M)} of {len(labels_N)} images count as unlabelled: the model has no class {first_of(names)}."
-    ]
+    names = [repr(images.classes[k]) for k in sorted(set(images.labels_N[unknown_M].tolist()))]
+    unlabelled = f"{len(unknown_M)} of {len(labels_N)} images count as unlabelled"
+    return [f"{unlabelled}: the model has no class {first_of(names)}."]
 
 
 def _loose_files(spec: DatasetSpec) -> list[Path]:

@@ -132,7 +132,8 @@ class Recorder:
             adapted=seen.entry.adapted, reason=seen.entry.reason, weight=seen.entry.weight,
             rolled_back=seen.entry.rolled_back, flips=float((predicted_B != before_B).float().mean()),
             mix_K=tuple(seen.adapted_BK.mean(0).tolist()), divergence=divergence,
-            dependence=seen.entry.evidence.dependence, labelled=int(known_B.sum()), accuracy=_mean(right_B[known_B]), few=_mean(right_B[few_B]), few_images=int(few_B.sum()), alarms={},
+            dependence=seen.entry.evidence.dependence, labelled=int(known_B.sum()), accuracy=_mean(right_B[known_B]),
+            few=_mean(right_B[few_B]), few_images=int(few_B.sum()), alarms={},
         )  # fmt: skip
         return replace(made, alarms=after._alarms(made)), after
 

@@ -102,8 +102,8 @@ def summary(found: DryRun) -> list[str]:
     """Sentences beside the tables."""
     rolled_back = sum(entry.rolled_back for entry in found.entries)
     lines = [
-        f"{len(found.site):,} images in {len(found.entries):,} batches, {len(found.site.labelled_M):,} of them labelled; "
-        f"strategy {found.strategy}",
+        f"{len(found.site):,} images in {len(found.entries):,} batches, {len(found.site.labelled_M):,} of them "
+        f"labelled; strategy {found.strategy}",
         f"adaptation changes the predicted class of {found.flipped_N.mean():.1%} of the images",
     ]
     if rolled_back:

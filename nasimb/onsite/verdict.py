@@ -40,16 +40,16 @@ def decide(
     gain = (gains or {}).get("balanced_accuracy")
     if gain is not None and gain.high < 0:
         return Verdict(
-            False, f"Do not adapt: on the labelled images it costs {_points(gain, -1)} of balanced accuracy."
+            False, f"Do not adapt: on the labelled images balanced accuracy changes by {_points(gain)}."
         )
     share = sum(entry.images for entry in entries if entry.adapted) / sum(entry.images for entry in entries)
-    found = (
-        f"a layer is shifted by up to {shift:.2f} standard deviations, which neither noise nor the class mix explains"
+    judged = any(entry.evidence.unexplained is not None for entry in looked)
+    more = (
+        "which neither noise nor the class mix explains" if judged else "and the stream shows many classes in no order"
     )
-    if not any(entry.evidence.unexplained is not None for entry in looked):
-        found = f"a layer is shifted by up to {shift:.2f} standard deviations, and the stream shows many classes in no order"
+    found = f"a layer is shifted by {shift:.2f} standard deviations, {more}"
     begun = "" if share == 1 else f"; {share:.0%} of the images were adapted to"
-    checked = "" if gain is None else f"; on the labelled images it gains {_points(gain)} of balanced accuracy"
+    checked = "" if gain is None else f"; on the labelled images balanced accuracy changes by {_points(gain)}"
     return Verdict(True, f"Adapt: {found}{begun}{checked}.")
 
 
@@ -71,9 +71,8 @@ def _refusal(entries: Sequence[Entry], looked: Sequence[Entry], safety: Safety) 
     }[reason] + given_up
 
 
-def _points(gain: Difference, sign: int = 1) -> str:
-    low, high = sorted((100 * sign * gain.low, 100 * sign * gain.high))
-    return f"{100 * sign * gain.difference:.1f} points [{low:.1f}, {high:.1f}]"
+def _points(gain: Difference) -> str:
+    return f"{100 * gain.difference:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
 def shares_by_reason(entries: Sequence[Entry]) -> dict[str, tuple[int, int]]:
