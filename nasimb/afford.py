@@ -17,6 +17,7 @@ from nasimb.phases.supernet import is_finished
 from nasimb.search.candidate import Scoring
 from nasimb.search.limits import cost_range
 from nasimb.session import Session
+from nasimb.supernet.calibrate import images_that_pass
 from nasimb.supernet.precision import Precision, faster_inference
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks
 from nasimb.supernet.train import Training
@@ -74,17 +75,18 @@ def _not_yet_trained(
 ) -> tuple[Training | None, Scoring]:  # fmt: skip
     """A training before its first step, where there is one to come, and scoring on its super-network."""
     if ground.ready is not None:
-        return None, bare_scoring(config, ground, ground.ready.supernet, {})
+        return None, bare_scoring(config, ground, ground.ready.supernet)
     training = new_training(config, ground, limit_seconds)
-    return training, bare_scoring(config, ground, training.supernet, {})
+    return training, bare_scoring(config, ground, training.supernet)
 
 
 def _probed(
     session: Session, config: RunConfig, ground: Ground, training: Training | None, scoring: Scoring
 ) -> Probe:  # fmt: skip
     return probe(
-        scoring.supernet, training, ground.task, batch_size=scoring.batch_size, calibration=config.calibration_images,
-        clock=session.clock, device=ground.device,
+        scoring.supernet, training, ground.task, batch_size=scoring.batch_size,
+        calibration=images_that_pass(config.calibrations, config.calibration_images), clock=session.clock,
+        device=ground.device,
     )  # fmt: skip
 
 

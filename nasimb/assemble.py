@@ -29,7 +29,7 @@ from nasimb.session import Session
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
-from nasimb.supernet.calibrate import calibration_images
+from nasimb.supernet.calibrate import make_calibrations, source_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.precision import Precision
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks
@@ -191,13 +191,8 @@ def trained_supernet(
         "seed": config.seed,
         "processes": ranks.size,
     }
-    images_BCHW = calibration_images(
-        "source",
-        task.source,
-        task.source,
-        seed=config.seed,
-        device=torch.device("cpu"),
-        limit=config.calibration_images,
+    images_BCHW = source_images(
+        task.source, seed=config.seed, device=torch.device("cpu"), limit=config.calibration_images
     )
     probed = session.run.read_json(PROBE_FILE) if ranks.first else None
     precision = ranks.from_first((probed or {}).get("precision"))
@@ -229,21 +224,13 @@ def inference_precision(run: RunDir, config: RunConfig) -> Precision:
 
 def make_scoring(config: RunConfig, ground: Ground, frozen: Frozen, precision: Precision = "float32") -> Scoring:
     """How candidates are scored in this run."""
-    scoring, images = bare_scoring(config, ground, frozen.supernet, {}), {}
-    scoring = replace(scoring, dtype=getattr(torch, precision), screen=_screen(config, scoring))
-    for policy in config.calibrations:
-        if policy == "source":
-            images[policy] = frozen.source_images_BCHW.to(ground.device)
-        else:
-            images[policy] = calibration_images(
-                policy,
-                scoring.fitted,
-                scoring.fitted,
-                seed=config.seed,
-                device=ground.device,
-                limit=config.calibration_images,
-            )
-    return replace(scoring, calibration_images=images)
+    scoring = bare_scoring(config, ground, frozen.supernet)
+    calibrations = make_calibrations(
+        config.calibrations, frozen.supernet, frozen.source_images_BCHW, scoring.fitted, seed=config.seed,
+        device=ground.device, limit=config.calibration_images,
+    )  # fmt: skip
+    screen = _screen(config, scoring)
+    return replace(scoring, dtype=getattr(torch, precision), screen=screen, calibrations=calibrations)
 
 
 def screening_notes(config: RunConfig, scoring: Scoring) -> list[str]:
@@ -283,8 +270,8 @@ def make_comparison(config: RunConfig) -> Comparison:
     return Comparison(heads.finalists, heads.count, heads.folds, heads.penalties, config.seed, heads.crops)
 
 
-def bare_scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[str, torch.Tensor]) -> Scoring:
-    """`make_scoring` without screening, in float32, on these calibration images."""
+def bare_scoring(config: RunConfig, ground: Ground, supernet: Any) -> Scoring:
+    """`make_scoring` without screening, in float32, and with nothing to calibrate with."""
     task = ground.task
     fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
     if config.validation == "holdout" and validation is None:
@@ -295,7 +282,7 @@ def bare_scoring(config: RunConfig, ground: Ground, supernet: Any, images: dict[
         fitted=fitted,
         validation=validation,
         class_counts_K=task.target.class_counts_K,
-        calibration_images=images,
+        calibrations={},
         heads=tuple(parse_head(head) for head in config.heads.ranking),
         objective=config.metric,
         batch_size=config.batch_size or images_at_a_time(supernet.space, ground.device),

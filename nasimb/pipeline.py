@@ -19,6 +19,7 @@ from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, just_extended, settle
 from nasimb.ledger import Ledger
+from nasimb.phases.ablation import compare_calibrations
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -87,7 +88,8 @@ def _find(
         frozen = assemble.frozen_supernet(
             session, config, ground, run.supernet, config.supernet_share, limit_seconds=first_limit
         )
-    scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
+    with spending("prepare"):
+        scoring = assemble.make_scoring(config, ground, frozen, assemble.inference_precision(run, config))
     for note in assemble.screening_notes(config, scoring):
         session.watcher.say(note)
     question, comparison = assemble.make_question(config, ground), assemble.make_comparison(config)
@@ -103,6 +105,8 @@ def _find(
     earlier = earlier_results(run)
     with spending("head"):
         choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier])
+    with spending("search"):
+        calibrations = compare_calibrations(session, scoring, heads, choices["winner"].candidate, trials)
     with spending("evaluate"):
         provenance = _provenance(session, config, ground)
         models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
@@ -113,6 +117,7 @@ def _find(
         "spend": _spend(session, budget),
         "trials": _count(trials),
         "screening": None if scoring.screen is None else scoring.screen.receipt(trials, len(scoring.fitted)),
+        "calibrations": calibrations,
         "notes": [*ground.task.notes, *extension_notes(run)],
         "test_reads": 1 + len(earlier),
         "provenance": provenance,

@@ -26,7 +26,7 @@ from nasimb.price import Price
 from nasimb.progress import Progress, Silent, Watcher
 from nasimb.rundir import RunDir
 from nasimb.session import Session, Stop
-from nasimb.supernet.calibrate import calibration_images
+from nasimb.supernet.calibrate import source_images
 
 MEASUREMENTS = 7
 """That are shown: data, candidates alone, the sampler, three companies, heads."""
@@ -138,9 +138,8 @@ def _stand_in(session: Session, config: RunConfig, ground: assemble.Ground) -> F
     training = assemble.new_training(config, ground, None)
     for _ in range(STEPS):
         training.step(0.5)
-    source = ground.task.source
-    images_BCHW = calibration_images(
-        "source", source, source, seed=config.seed, device=torch.device("cpu"), limit=config.calibration_images
+    images_BCHW = source_images(
+        ground.task.source, seed=config.seed, device=torch.device("cpu"), limit=config.calibration_images
     )
     return Frozen(training.finished(), images_BCHW, frozenset(), {})
 

@@ -27,7 +27,7 @@ from nasimb.pipeline import _load_source, run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
 from nasimb.search.study import SAMPLERS
-from nasimb.search.trial import trials_of
+from nasimb.search.trial import FINISHED, trials_of
 from nasimb.supernet.fold import FoldedBlock, FoldedStem
 from nasimb.supernet.ranks import Ranks
 from nasimb.supernet.resnet import ResNetSupernet, StemStep
@@ -103,6 +103,7 @@ def check_model_entry(entry: dict[str, Any]) -> None:
 def check_schema(result: dict[str, Any]) -> None:
     assert set(result) >= {"schema", "winner", "baselines", "spend", "trials", "provenance"}
     assert result["schema"] == 1
+    assert result["calibrations"] is None, "one policy: nothing to compare"
     assert set(result["baselines"]) == {"smallest", "largest", "largest_plain_head", "random"}
     for entry in (result["winner"], *result["baselines"].values()):
         check_model_entry(entry)
@@ -436,6 +437,26 @@ def test_a_super_network_trained_on_the_target_is_ranked_on_the_hold_out(tmp_pat
     }
 
 
+EVERY_POLICY = ("source", "target-natural", "target-balanced", "mixed", "inherit", "reset", "update")
+
+
+def test_every_calibration_policy_is_searched_and_compared_on_the_winner(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, budget="20trials", calibrations=EVERY_POLICY)
+    result = run_search(config, tmp_path / "run")
+    trials = trials_of(RunDir(tmp_path / "run"))
+    assert len({trial.candidate.calibration for trial in trials}) > 3
+    found, winner = result["calibrations"], result["winner"]
+    assert set(found["policies"]) == set(EVERY_POLICY)
+    assert (found["subnet"], found["left_out"]) == (winner["name"], {})
+    for trial in trials:  # what the search has scored stands there
+        if trial.state == FINISHED and str(trial.candidate.subnet) == winner["name"]:
+            one = found["policies"][trial.candidate.calibration]
+            assert one["validation"]["balanced_accuracy"] == trial.balanced_accuracy
+    again = run_search(config, tmp_path / "again")
+    assert again["calibrations"] == found
+    assert rows(tmp_path / "again") == rows(tmp_path / "run")
+
+
 # ----------------------------------------------------------------------------------------------------------- budget
 
 
@@ -461,10 +482,10 @@ class FakeTime:
         monkeypatch.setattr(ResNetSupernet, "features", slow_features)
         settle = ResNetSupernet.settle
 
-        def slow_settle(supernet: ResNetSupernet, asked: Any, parts: list[torch.Tensor]) -> Any:
+        def slow_settle(supernet: ResNetSupernet, asked: Any, parts: list[torch.Tensor], new: Any) -> Any:
             share = 0.3 if isinstance(asked, StemStep) else 0.7 / 3
             self.now += image * sum(len(part) for part in parts) * share
-            return settle(supernet, asked, parts)
+            return settle(supernet, asked, parts, new)
 
         monkeypatch.setattr(ResNetSupernet, "settle", slow_settle)
         for kind, share in ((FoldedStem, 0.3), (FoldedBlock, 0.7 / 3)):
@@ -522,6 +543,17 @@ def test_phases_keep_their_shares_and_the_budget_is_used(
     assert result["spend"]["spent_seconds"] <= limit
     assert result["spend"]["spent_seconds"] >= 0.9 * limit
     assert result["trials"]["finished"] > 10
+
+
+@pytest.mark.parametrize("policies", [("source", "mixed", "update"), ("reset", "mixed", "inherit")])
+def test_policies_of_two_sides_and_their_comparison_keep_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policies: tuple[str, ...]
+) -> None:
+    clock = FakeTime(monkeypatch, step=1.0, image=2e-2, fit=0.2)
+    config = tiny_config(tmp_path, "training.precision=float32", budget="10min", calibrations=policies)
+    result = run_search(config, tmp_path / "run", clock=clock)
+    assert 540 <= result["spend"]["spent_seconds"] <= 600
+    assert {*result["calibrations"]["policies"], *result["calibrations"]["left_out"]} == set(policies)
 
 
 def test_a_ready_super_network_gives_its_share_to_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

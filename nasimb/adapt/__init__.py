@@ -1,7 +1,8 @@
 """Test-time adaptation of a finished network to shifted images: how far a shift is noise, and what follows."""
 
-from nasimb.adapt.adapter import BatchNormAdapter, Entry
+from nasimb.adapt.adapter import BatchNormAdapter
 from nasimb.adapt.profile import ClassProfile, class_profile
 from nasimb.adapt.safety import Reason, Safety
+from nasimb.adapt.state import Entry
 
 __all__ = ["BatchNormAdapter", "ClassProfile", "Entry", "Reason", "Safety", "class_profile"]

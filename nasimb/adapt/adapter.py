@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -16,79 +17,28 @@ from torch import Tensor, nn
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
 from nasimb.adapt.passes import Passes
-from nasimb.adapt.profile import ClassProfile, unexplained_shift
+from nasimb.adapt.profile import ClassProfile, square_shift, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
-from nasimb.adapt.strategies import Correct, Estimate, Known, strategy, unchanged
+from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
+from nasimb.adapt.strategies import MEMORY, Correct, named, unchanged
 from nasimb.errors import InputError
 from nasimb.nn.mixing import EPSILON, Sampled, fading, pooled_samples, sampled
 from nasimb.nn.moments import Moments
 
-SETTLED, EVERY = 1024, 8
-"""Once a strategy that learns has seen so many images, it looks at every eighth batch only."""
+SETTLED, SPARSE = 512, 32
+"""Once a strategy that learns has seen so many images, one batch in 32 brings it up to date."""
+
+JUDGED = 32
+"""New images after which the evidence is weighed again."""
+
+LOOK = 64
+"""Images of a look at a healthy adaptation."""
 
 LOG = 10_000
 """Batches whose entries are kept."""
 
 PRIOR_IMAGES = 16
 """Images that the expected shares of the classes count for, beside those of the stream."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What was done with one batch.
-
-    Attributes:
-        batch: its number, from 0.
-        images: in it.
-        adapted: whether its predictions come from adapted statistics.
-        reason: why, or why not.
-        evidence: of the window it ends.
-        weight: mean over the layers of the target's weight.
-        rolled_back: whether earlier statistics were put back.
-    """
-
-    batch: int
-    images: int
-    adapted: bool
-    reason: Reason
-    evidence: Evidence
-    weight: float = 0.0
-    rolled_back: bool = False
-
-
-@dataclass(frozen=True)
-class State:
-    """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
-
-    Attributes:
-        known: what the strategy carries, by layer.
-        moments: what each layer normalises with; none: with the source's.
-        weights: of the target in them.
-        of_source: what the unadapted model's layers saw of the window.
-        predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
-        shares_K: sum of the estimated class shares over `shares_images` images; None without a profile.
-        adapting: whether the newest batch was adapted to.
-        looked: images since the unadapted model was last run beside; rested: since then, without.
-        needed: images that a window must have before adaptation may begin.
-    """
-
-    batches: int = 0
-    measured: int = 0
-    known: Mapping[str, Known] = field(default_factory=dict)
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    of_source: Mapping[str, Sampled] = field(default_factory=dict)
-    predictions_NK: Tensor | None = None
-    source_predictions_NK: Tensor | None = None
-    shares_K: Tensor | None = None
-    shares_images: float = 0.0
-    correction: float = 0.0
-    adapting: bool = False
-    looked: int = 0
-    rested: int = 0
-    needed: int = 0
-    begun_entropy: float | None = None
-    good: State | None = None
 
 
 class BatchNormAdapter:
@@ -134,7 +84,7 @@ class BatchNormAdapter:
         profile: ClassProfile | None = None,
         safety: Safety | None = Safety(),  # noqa: B008  (a value)
     ) -> None:
-        self._strategy = _strategy_named(strategy)
+        self._strategy = named(strategy)
         self._passes = Passes(model, profile.outputs() if profile else None)
         if profile is not None:
             _check_profile(profile, self._passes)
@@ -142,7 +92,7 @@ class BatchNormAdapter:
         self.profile, self.safety = profile, safety
         self._lock = threading.RLock()
         self._written: Mapping[str, Moments] | None = {}
-        self.reset()
+        self._state, self._log, self._distinct = self._fresh()
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK, no gradients.
@@ -179,9 +129,10 @@ class BatchNormAdapter:
     def reset(self) -> None:
         """Forget the stream, and the log."""
         with self._lock:
-            self._state = State(needed=self.safety.least_images if self.safety else 0)
-            self._log: deque[Entry] = deque(maxlen=LOG)
-            self._distinct = Distinct()
+            self._state, self._log, self._distinct = self._fresh()
+
+    def _fresh(self) -> tuple[State, deque[Entry], Distinct]:
+        return State(needed=self.safety.least_images if self.safety else 0), deque(maxlen=LOG), Distinct()
 
     def rollback(self) -> None:
         """Go back to the last state that was found healthy; to the source's statistics where there is none."""
@@ -210,8 +161,8 @@ class BatchNormAdapter:
             self._use({})
             return self._passes.run(images), state, Entry(number, len(images), False, Reason.NEVER, Evidence(0))
         if self.safety is None:
-            logits, state = self._adapted(images, state)
-            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), _mean_weight(state))
+            logits, state, _ = self._adapted(images, state, fully=False)
+            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), mean_weight(state))
             return logits, state, entry
         if not state.adapting and self._rests(state, self.safety):
             self._use({})
@@ -220,76 +171,89 @@ class BatchNormAdapter:
         return self._watched(images, state, number, self.safety)
 
     def _watched(self, images: Tensor, state: State, number: int, safety: Safety) -> tuple[Tensor, State, Entry]:
-        if self._rests(state, safety):
-            beside, logits_source = False, None
-            state = replace(state, rested=state.rested + len(images))
+        looks = not self._rests(state, safety)
+        logits_source = None
+        if looks:
+            if state.rested:  # what was seen before the rest is no neighbour of what comes now
+                state = new_look(state)
+            logits_source, state = self._unadapted(images, state, safety)
         else:
-            if state.rested:  # a new look: what was seen before the rest is no neighbour of what comes now
-                state = _new_look(state)
-            beside, (logits_source, state) = True, self._unadapted(images, state, safety)
-        logits, after = self._adapted(images, state)
-        after = _remember(after, logits, logits_source, safety.window)
-        found = self._evidence(after, safety, beside)
-        classes = logits.shape[1]
+            state = replace(state, rested=state.rested + len(images))
+        logits, after, newest = self._adapted(images, state, fully=looks)
+        after = remember(after, logits, logits_source, safety.window)
+        if state.adapting and not looks and after.unjudged < JUDGED:
+            entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
+            return logits, after, entry
+        found = self._evidence(replace(after, unjudged=0), looks)
+        if state.adapting and looks:
+            found = replace(found, change=_change(state, newest))
         reference = self.profile.reference if self.profile else None
-        reason = judge(found, safety, safety.information_limit(classes, reference), reference)
-        if found.images < after.needed and not after.adapting:
-            reason = Reason.FEW_IMAGES if reason is Reason.SHIFTED else reason
-        images_seen = len(images)
+        reason = judge(found, safety, safety.information_limit(logits.shape[1], reference), reference)
+        if reason is Reason.SHIFTED and not state.adapting and found.images < after.needed:
+            reason = Reason.FEW_IMAGES
         if reason is Reason.SHIFTED:
-            after = self._accepted(after, logits, found, safety)
-            return logits, after, Entry(number, images_seen, True, reason, found, _mean_weight(after))
+            after = self._accepted(replace(after, unjudged=0), logits, found, safety)
+            after = replace(after, good=replace(after, good=None)) if looks else after
+            return logits, after, Entry(number, len(images), True, reason, found, mean_weight(after))
         if logits_source is None:
             self._use({})
             logits_source = self._passes.run(images)
-        rolled_back = reason is Reason.COLLAPSE or state.adapting
-        after = self._refused(state, after, reason, safety)
-        return logits_source, after, Entry(number, images_seen, False, reason, found, 0.0, rolled_back)
+        entry = Entry(number, len(images), False, reason, found, 0.0, reason is Reason.COLLAPSE)
+        return logits_source, self._refused(state, after, reason, safety), entry
 
     def _rests(self, state: State, safety: Safety) -> bool:
         """Whether the unadapted model need not run beside: it has for a window, and not long ago."""
-        window = min(safety.window, 64) if state.adapting else safety.window
-        return state.looked >= window and state.rested < safety.rest
+        if state.adapting:
+            return state.looked >= min(LOOK, safety.window) and state.rested < safety.look
+        return state.looked >= safety.window and state.rested < safety.rest
 
     def _unadapted(self, images: Tensor, state: State, safety: Safety) -> tuple[Tensor, State]:
         self._use({})
-        keep = self._distinct.fresh(images, remember=False)
+        keep_B = self._distinct.fresh(images).positions
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
-            if len(keep):
-                one = sampled(x_BCHW[keep])
-                before = of_source.get(name)
-                of_source[name] = one if before is None else pooled_samples(fading(before, safety.window), one)
+            one, before = sampled(x_BCHW[keep_B]), of_source.get(name)
+            of_source[name] = one if before is None else pooled_samples(fading(before, safety.window), one)
 
-        logits = self._passes.run(images, seen if self.profile else None)
+        logits = self._passes.run(images, seen if self.profile and len(keep_B) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
 
-    def _adapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits with statistics that have seen these images, if it is their turn to be looked at."""
-        settled = self._strategy.learns and state.adapting and state.measured >= SETTLED and state.moments
-        if settled and state.batches % EVERY:
+    def _adapted(self, images: Tensor, state: State, *, fully: bool) -> tuple[Tensor, State, dict[str, Sampled]]:
+        """Logits with statistics that have seen these images, if it is their turn to be looked at.
+
+        Args:
+            fully: they are looked at in any case, and what they say by themselves is the third answer.
+        """
+        newest: dict[str, Sampled] = {}
+        settled = self._strategy.learns and state.adapting and state.measured >= SETTLED
+        if settled and not fully and state.unmeasured < (SPARSE - 1) * len(images):
             self._use(state.moments)
-            return self._passes.run(images), state
-        keep = self._distinct.fresh(images) if self._strategy.learns else torch.arange(len(images))
-        if not len(keep):
+            return self._passes.run(images), replace(state, unmeasured=state.unmeasured + len(images)), newest
+        fresh = self._distinct.fresh(images) if self._strategy.learns else None
+        if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
-            return self._passes.run(images), state
+            return self._passes.run(images), state, newest
+        keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
-        whole = len(keep) == len(images)
 
         def seen(name: str, x_BCHW: Tensor) -> Moments:
+            x_BCHW = x_BCHW if keep_B is None else x_BCHW[keep_B]
+            if fully and state.adapting:
+                newest[name] = sampled(x_BCHW)
             source = self._passes.layers[name].source
-            x_BCHW = x_BCHW if whole else x_BCHW[keep]
-            found: Estimate = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
+            found = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
             known[name], moments[name], weights[name] = found.known, found.moments, found.weight
             return found.moments
 
         self._written = None
         logits = self._passes.run(images, seen)
         self._written = moments
-        measured = state.measured + len(keep)
-        return logits, replace(state, known=known, moments=moments, weights=weights, measured=measured)
+        if fresh is not None:
+            self._distinct.remember(fresh)
+        measured = state.measured + (len(images) if keep_B is None else len(keep_B))
+        after = replace(state, known=known, moments=moments, weights=weights, measured=measured, unmeasured=0)
+        return logits, after, newest
 
     def _correct(self, name: str, state: State) -> Correct:
         """Takes out what other shares of the classes explain."""
@@ -303,17 +267,19 @@ class BatchNormAdapter:
         return lambda found: Moments(found.mean_C - shift_C, found.var_C * ratio_C)
 
     def _shares(self, state: State) -> Tensor:
-        assert self.profile is not None and state.shares_K is not None
+        assert self.profile is not None
+        assert state.shares_K is not None
         total_K = state.shares_K + PRIOR_IMAGES * self.profile.shares_K
         return total_K / total_K.sum()
 
-    def _evidence(self, state: State, safety: Safety, beside: bool) -> Evidence:
+    def _evidence(self, state: State, looks: bool) -> Evidence:
         predictions_NK = state.predictions_NK
         assert predictions_NK is not None
+        assert self.safety is not None
         found = Evidence(
             len(predictions_NK),
             information(predictions_NK),
-            serial_dependence(predictions_NK, safety.reach),
+            serial_dependence(predictions_NK, self.safety.reach),
             self._shift(state),
             entropy=float(entropy(predictions_NK.mean(0))),
             begun_entropy=state.begun_entropy,
@@ -321,13 +287,12 @@ class BatchNormAdapter:
         if self.profile is not None:
             found = replace(found, divergence=excess_divergence(predictions_NK, self.profile.predicted_K))
         source_NK = state.source_predictions_NK
-        if not beside or source_NK is None:
+        if not looks or source_NK is None:
             return found
-        adapted_NK = predictions_NK[-len(source_NK) :]
-        found = replace(
-            found, flips=float((adapted_NK.argmax(1) != source_NK[-len(adapted_NK) :].argmax(1)).float().mean())
-        )
-        if self.profile is None or next(iter(state.of_source.values())).images < 2:
+        both = min(len(predictions_NK), len(source_NK))
+        flipped_N = predictions_NK[-both:].argmax(1) != source_NK[-both:].argmax(1)
+        found = replace(found, flips=float(flipped_N.float().mean()))
+        if self.profile is None or not state.of_source or next(iter(state.of_source.values())).images < 2:
             return found
         unexplained = unexplained_shift(self.profile.layers, source_NK.mean(0), state.of_source)
         return replace(found, unexplained=unexplained)
@@ -345,17 +310,20 @@ class BatchNormAdapter:
         begun = state.begun_entropy if state.adapting else found.entropy
         state = replace(state, adapting=True, begun_entropy=begun)
         if self.profile is not None:
-            assert found.divergence is not None
+            state = self._with_shares(state, logits.softmax(1), found, safety)
+        return state
+
+    def _with_shares(self, state: State, newest_BK: Tensor, found: Evidence, safety: Safety) -> State:
+        """The state with the classes of this batch in their shares."""
+        assert self.profile is not None
+        assert found.divergence is not None
+        if found.images >= safety.shares_images:
             state = replace(state, correction=safety.correction(found.divergence))
-            before_K = state.shares_K if state.shares_K is not None else torch.zeros_like(self.profile.shares_K)
-            shares_K = (
-                torch.lerp(self.profile.predicted_K, self._shares(state), state.correction)
-                if state.shares_K is not None
-                else self.profile.predicted_K
-            )
-            found_K = class_shares(logits.softmax(1), shares_K, self.profile.predicted_K)
-            state = replace(state, shares_K=before_K + found_K)
-        return replace(state, good=replace(state, good=None))
+        predicted_K = self.profile.predicted_K
+        before_K = torch.zeros_like(predicted_K) if state.shares_K is None else state.shares_K
+        believed_K = torch.lerp(predicted_K, self._shares(replace(state, shares_K=before_K)), state.correction)
+        before_K = before_K * (MEMORY / before_K.sum().clamp(min=MEMORY))
+        return replace(state, shares_K=before_K + class_shares(newest_BK, believed_K, predicted_K))
 
     def _refused(self, before: State, after: State, reason: Reason, safety: Safety) -> State:
         """The state after a batch that was not adapted to."""
@@ -385,31 +353,11 @@ class BatchNormAdapter:
         self._written = moments
 
 
-def _new_look(state: State) -> State:
-    """Before the unadapted model runs beside again."""
-    state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
-    if state.adapting:
-        return state
-    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
-
-
-def _remember(state: State, logits: Tensor, logits_source: Tensor | None, window: int) -> State:
-    newest = logits.softmax(1)
-    before = state.predictions_NK
-    predictions = newest if before is None else torch.cat([before, newest])
-    state = replace(state, predictions_NK=predictions[-window:])
-    if logits_source is None:
-        return state
-    newest, before = logits_source.softmax(1), state.source_predictions_NK
-    return replace(state, source_predictions_NK=(newest if before is None else torch.cat([before, newest]))[-window:])
-
-
-def _mean_weight(state: State) -> float:
-    return float(torch.stack([weight.cpu() for weight in state.weights.values()]).mean()) if state.weights else 0.0
-
-
-def _strategy_named(text: str):
-    return strategy(text)
+def _change(before: State, newest: Mapping[str, Sampled]) -> float | None:
+    """Mean over the layers of how far the newest images are from the stream before them."""
+    streams = {name: one.moments for name, one in before.known.items() if isinstance(one, Sampled)}
+    found = [square_shift(streams[name], one) for name, one in newest.items() if name in streams and one.images > 1]
+    return fmean(found) if found else None
 
 
 def _check_profile(profile: ClassProfile, passes: Passes) -> None:

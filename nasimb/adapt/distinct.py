@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,28 +12,35 @@ REMEMBERED = 16_384
 """Images whose checksums are kept."""
 
 
+class Fresh(NamedTuple):
+    """Positions in a batch, and the checksums of the images there."""
+
+    positions: Tensor
+    checksums: tuple[int, ...]
+
+
 class Distinct:
     """Checksums of the newest images of a stream."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[int, None] = OrderedDict()
 
-    def fresh(self, images_BCHW: Tensor, *, remember: bool = True) -> Tensor:
-        """Positions of the images that are copies of none before them, in the batch or earlier.
-
-        Args:
-            remember: False: later calls do not know of these images.
-        """
-        positions, here = [], set()
+    def fresh(self, images_BCHW: Tensor) -> Fresh:
+        """The images that are copies of none before them, in the batch or among those remembered."""
+        positions, checksums = [], []
+        here = set()
         for position, checksum in enumerate(_checksums(images_BCHW)):
             if checksum not in self._seen and checksum not in here:
                 positions.append(position)
+                checksums.append(checksum)
             here.add(checksum)
-        if remember:
-            self._seen.update(dict.fromkeys(here))
-            while len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-        return torch.tensor(positions, dtype=torch.long, device=images_BCHW.device)
+        return Fresh(torch.tensor(positions, dtype=torch.long, device=images_BCHW.device), tuple(checksums))
+
+    def remember(self, fresh: Fresh) -> None:
+        """From now on copies of these images are known as such."""
+        self._seen.update(dict.fromkeys(fresh.checksums))
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
 
 
 def _checksums(images_BCHW: Tensor) -> list[int]:

@@ -65,7 +65,7 @@ class Passes:
         return logits
 
     def write(self, moments: Mapping[str, Moments]) -> None:
-        """Let these layers normalise with these moments from now on; group and layer norms are moved to their source."""
+        """Let these layers normalise with these from now on; group and layer norms are moved to their source."""
         for name, value in moments.items():
             layer = self.layers[name]
             if layer.running:

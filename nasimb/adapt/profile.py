@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasimb.adapt.evidence import information
 from nasimb.adapt.layers import OVER_IMAGES
-from nasimb.adapt.passes import Passes
+from nasimb.adapt.passes import Passes, Seen
 from nasimb.errors import InputError
 from nasimb.nn.mixing import EPSILON, Sampled, sampled
 from nasimb.nn.moments import Moments, moments
@@ -128,25 +128,26 @@ class ClassProfile:
 
 
 def unexplained_shift(profile: Mapping[str, LayerProfile], shares_K: Tensor, seen: Mapping[str, Sampled]) -> float:
-    """Mean square shift per layer, in standard deviations, that another mix of classes does not explain.
-
-    Of the means, plus half that of the logarithm of the variances (which is the square shift of a deviation, twice),
-    each less the noise of so few images. About 0, or below it, on images like those of the profile.
+    """What another mix of classes does not explain of a shift: mean over the layers of `square_shift`.
 
     Args:
         shares_K: of the classes in what was seen, as the unadapted model predicts them: if nothing else is wrong with
             the images, it predicts well.
         seen: maps of the unadapted model.
     """
-    found = []
-    for name, sample in seen.items():
-        expected = profile[name].moments(shares_K)
-        scale_C = torch.maximum(expected.var_C, sample.moments.var_C) + EPSILON
-        means = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C) / scale_C
-        ratio_C = ((sample.moments.var_C + EPSILON) / (expected.var_C + EPSILON)).log()
-        variances = ratio_C**2 - sample.var_variance_C / (sample.moments.var_C + EPSILON) ** 2
-        found.append(float((means + variances / 2).mean()))
-    return fmean(found)
+    return fmean(square_shift(profile[name].moments(shares_K), sample) for name, sample in seen.items())
+
+
+def square_shift(expected: Moments, sample: Sampled) -> float:
+    """Mean square shift of one layer, in standard deviations, less the noise of so few images: about 0 without one.
+
+    Of the means, plus half that of the logarithm of the variances.
+    """
+    scale_C = torch.maximum(expected.var_C, sample.moments.var_C) + EPSILON
+    means_C = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C) / scale_C
+    ratio_C = ((sample.moments.var_C + EPSILON) / (expected.var_C + EPSILON)).log()
+    variances_C = ratio_C**2 - sample.var_variance_C / (sample.moments.var_C + EPSILON) ** 2
+    return float((means_C + variances_C / 2).mean())
 
 
 def class_profile(
@@ -167,7 +168,7 @@ def class_profile(
     passes = Passes(model, _described_outputs(model))
     sums: dict[str, ClassSums] = {}
     predicted_K: Tensor | None = None
-    for images, labels in zip(images_NCHW.split(batch_size), labels_N.split(batch_size), strict=True):
+    for images, labels in zip(torch.split(images_NCHW, batch_size), torch.split(labels_N, batch_size), strict=True):
         maps: dict[str, Tensor] = {}
         logits_BK = passes.run(images.to(passes.device), _keep(maps))
         classes = logits_BK.shape[1]
@@ -226,7 +227,7 @@ def _reference(
 ) -> Reference:
     """Windows of many classes and of one, once with statistics of their own and once with the source's."""
     order_N = torch.randperm(len(labels_N), generator=rng)
-    many = [part for part in order_N.split(WINDOW) if len(part) >= min(FEWEST, len(order_N))][:WINDOWS]
+    many = [part for part in torch.split(order_N, WINDOW) if len(part) >= min(FEWEST, len(order_N))][:WINDOWS]
     of_class = [order_N[labels_N[order_N] == k][:WINDOW] for k in labels_N.bincount().argsort(descending=True).tolist()]
     single = [part for part in of_class if len(part) >= FEWEST][:WINDOWS]
     found: dict[str, list[float]] = {"many": [], "single": []}
@@ -254,14 +255,14 @@ def _described_outputs(model: nn.Module) -> dict[str, Moments]:
     }
 
 
-def _keep(maps: dict[str, Tensor]):
+def _keep(maps: dict[str, Tensor]) -> Seen:
     def seen(name: str, x_BCHW: Tensor) -> None:
         maps[name] = x_BCHW.clone()
 
     return seen
 
 
-def _sample(into: dict[str, Sampled]):
+def _sample(into: dict[str, Sampled]) -> Seen:
     def seen(name: str, x_BCHW: Tensor) -> None:
         into[name] = sampled(x_BCHW)
 

@@ -21,6 +21,8 @@ class Reason(StrEnum):
     FEW_CLASSES = "images of one class or a few"
     DRIFT = "further from the source than adaptation can bring back"
     COLLAPSE = "predictions collapse"
+    CHANGED = "the images have changed, adaptation begins anew"
+    STEADY = "as before"
     RESTING = "refused before, looked at again later"
 
 
@@ -31,8 +33,8 @@ class Safety:
     Attributes:
         least_images: before so many images were seen together, the source's statistics stay.
         window: newest images whose predictions are watched.
-        rest: images after a refusal, or between two looks at a healthy adaptation, for which the unadapted model is
-            not run beside the adapted one.
+        rest: images after a refused window before the next one; the source's statistics serve them.
+        look: images of a healthy adaptation before the unadapted model is run beside it again.
         reach: images up to which two count as neighbours.
         most_dependence: of neighbours' predictions, in standard deviations (`evidence.serial_dependence`).
         least_information: of the predictions (`evidence.information`), as a share of the way from windows of one
@@ -42,6 +44,9 @@ class Safety:
             one is no reason to adapt. Without a profile this is not tested.
         most_shift: of the means of a layer, root mean square in standard deviations.
         least_entropy: of the mean prediction, as a share of what it was when adaptation began; below, it collapses.
+        most_change: mean square shift, in standard deviations, of the newest images from the stream so far, beyond
+            which adaptation begins anew (or, if that is more, three times what training images show).
+        shares_images: images of a window from which the shares of the classes are estimated and corrected for.
         divergence: nats by which the mean prediction must differ from the expected one before classes count as being
             in other shares; corrected in full from twice that.
     """
@@ -49,13 +54,16 @@ class Safety:
     least_images: int = FEWEST
     window: int = 256
     rest: int = 1024
+    look: int = 4096
     reach: int = 8
-    most_dependence: float = 4.0
+    most_dependence: float = 5.5
     least_information: float = 0.15
     explained: float = 1.5
     most_shift: float = 3.0
     least_entropy: float = 0.5
-    divergence: float = 0.01
+    most_change: float = 0.1
+    shares_images: int = 128
+    divergence: float = 0.02
 
     def information_limit(self, classes: int, reference: Reference | None) -> float:
         """Nats below which images are taken for those of one class or a few."""
@@ -81,6 +89,7 @@ class Evidence:
         shift: largest root mean square shift of the means of a layer, standard deviations.
         unexplained: see `nasimb.adapt.profile.unexplained_shift`.
         entropy: of the mean prediction, nats; begun_entropy: when adaptation began.
+        change: mean square shift of the newest images from the stream before them.
         divergence: of the mean prediction from the expected one, nats.
         flips: share of images that the adapted model gives another class than the unadapted one.
     """
@@ -92,6 +101,7 @@ class Evidence:
     unexplained: float | None = None
     entropy: float | None = None
     begun_entropy: float | None = None
+    change: float | None = None
     divergence: float | None = None
     flips: float | None = None
 
@@ -102,6 +112,9 @@ def judge(found: Evidence, safety: Safety, information_limit: float, reference: 
         return Reason.FEW_IMAGES
     if found.shift is not None and not found.shift <= safety.most_shift:
         return Reason.DRIFT
+    usual = reference.unexplained if reference is not None else 0.0
+    if found.change is not None and found.change > max(safety.most_change, 3 * usual):
+        return Reason.CHANGED
     if reference is not None and found.unexplained is not None:
         # Small windows vary more than those of the reference.
         limit = safety.explained * reference.unexplained * max(1.0, WINDOW / found.images)
@@ -111,7 +124,7 @@ def judge(found: Evidence, safety: Safety, information_limit: float, reference: 
         return Reason.DEPENDENT
     if found.information is not None and not found.information >= information_limit:
         return Reason.FEW_CLASSES
-    if found.entropy is not None and found.begun_entropy is not None:
-        if found.entropy < safety.least_entropy * found.begun_entropy:
-            return Reason.COLLAPSE
+    begun = found.begun_entropy
+    if found.entropy is not None and begun is not None and found.entropy < safety.least_entropy * begun:
+        return Reason.COLLAPSE
     return Reason.SHIFTED

@@ -198,7 +198,7 @@ STRATEGIES: dict[str, _Named | Strategy] = {
 `mean-step:0.5`, `huber-step:1.5` deviations."""
 
 
-def strategy(text: str) -> Strategy:
+def named(text: str) -> Strategy:
     """The strategy that a name, with a number where it takes one, stands for.
 
     Raises:

@@ -31,6 +31,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "screening": ("screening:screening",),
     "ranking": ("ranking:ranking",),
     "mixing": ("mixing:mixing",),
+    "calibration": ("calibration:calibration",),
 }
 """Benchmarks by name: what each measures, as module:function of this package. Loaded when asked for."""
 

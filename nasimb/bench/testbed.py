@@ -32,7 +32,7 @@ from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.trial import Candidate
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet import build_supernet
-from nasimb.supernet.calibrate import calibration_images
+from nasimb.supernet.calibrate import source_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.sampling import generator_for
 
@@ -66,12 +66,12 @@ class Testbed:
     @property
     def calibration(self) -> str:
         """The policy of every candidate made here."""
-        return next(iter(self.scoring.calibration_images))
+        return next(iter(self.scoring.calibrations))
 
     @property
     def calibration_BCHW(self) -> Tensor:
         """The images of that policy."""
-        return self.scoring.calibration_images[self.calibration]
+        return self.scoring.calibrations[self.calibration].images()
 
     @cached_property
     def named_subnets(self) -> dict[str, Subnet]:
@@ -84,7 +84,8 @@ class Testbed:
     def fingerprint(self) -> str:
         """16 hex digits that identify images, network, calibration and seed: what scores depend on."""
         digest = hashlib.sha256(repr((self.task.fingerprints(), self.space, self.seed)).encode())
-        for tensor in (*self.scoring.supernet.state_dict().values(), *self.scoring.calibration_images.values()):
+        images = [calibration.images() for calibration in self.scoring.calibrations.values()]
+        for tensor in (*self.scoring.supernet.state_dict().values(), *images):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -233,7 +234,7 @@ def _fresh(ground: Ground, seed: int, limit: int) -> Frozen:
     mean_C, std_C = pixel_mean_and_std(source)
     supernet = build_supernet(ground.space, source.channels, source.num_classes, mean_C, std_C, generator_for(seed, 0))
     supernet.to(ground.device).eval().requires_grad_(False)
-    images_BCHW = calibration_images("source", source, source, seed=seed, device=torch.device("cpu"), limit=limit)
+    images_BCHW = source_images(source, seed=seed, device=torch.device("cpu"), limit=limit)
     return Frozen(supernet, images_BCHW, frozenset(), {"source_fingerprint": ""})
 
 

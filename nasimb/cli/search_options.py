@@ -79,8 +79,9 @@ Draws = Annotated[
 Calibration = Annotated[
     str | None,
     typer.Option(
-        help="Images that set BN statistics: source (default), target-natural, target-balanced; several joined by "
-        "commas are searched.",
+        help="What sets BN statistics: images of the source (default), target-natural, target-balanced, or mixed of "
+        "both, layer by layer; and what others' habits cost: inherit (the largest subnet's), reset (none), update "
+        "(running averages). Several joined by commas are searched, and compared in the report.",
         rich_help_panel=HOW,
     ),
 ]

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.nn.moments import Moments, MomentsFor, OverRanks, merged, moments
+from nasimb.nn.estimators import NewEstimator
+from nasimb.nn.moments import Moments, MomentsFor, OverRanks
 from nasimb.nn.norms.base import Norm, NormSpec
 
 
@@ -87,6 +88,11 @@ class ElasticNorm(nn.Module):
             moments_for = moments_for.reaching(self._reach[choice])
         return cast(Tensor, norm(x_BCHW, moments_for(self.key, x_BCHW) if norm.needs_calibration else None))
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether one of the choices does."""
+        return any(cast(Norm, norm).needs_calibration for norm in self.choices.values())
+
     def activates(self, choice: str) -> bool:
         """Whether the norm named `choice` has a nonlinearity of its own."""
         return self.named(choice).activates
@@ -95,8 +101,10 @@ class ElasticNorm(nn.Module):
         """The layer of that name."""
         return cast(Norm, self.choices[as_module_name(choice)])
 
-    def settle(self, parts: Iterable[Tensor], choice: str, into: MutableMapping[str, Moments]) -> Iterator[Tensor]:
-        """Normalise parts of the calibration images (each x_BCHW) with the moments of all, which are written `into`.
+    def settle(
+        self, parts: Iterable[Tensor], choice: str, into: MutableMapping[str, Moments], new_estimator: NewEstimator
+    ) -> Iterator[Tensor]:
+        """Normalise parts of the calibration images (each x_BCHW) as their estimator says; write statistics `into`.
 
         The first result comes when every part is there; each part is freed once its result is out.
         """
@@ -104,14 +112,14 @@ class ElasticNorm(nn.Module):
         if not norm.needs_calibration:
             yield from (norm(part, None) for part in parts)
             return
-        kept, found = [], []
+        kept, estimator = [], new_estimator(self.key)
         for part in parts:
             kept.append(part)
-            found.append(moments(part))
-        into[self.key] = merged(found, [part.numel() // part.shape[1] for part in kept])
+            estimator.see(part)
+        into[self.key], of_parts = estimator.settled()
         kept.reverse()
-        while kept:
-            yield norm(kept.pop(), into[self.key])
+        for moments in of_parts:
+            yield norm(kept.pop(), moments)
 
     def extract(self, channels: int, choice: str, statistics: Mapping[str, Moments] | None) -> nn.Module:
         """The chosen norm as a plain layer; fresh statistics where none are given."""

@@ -65,14 +65,26 @@ def sampled(x_BCHW: Tensor) -> Sampled:
 
     Its images must be distinct: copies of one say nothing of how images differ, and are trusted for as many.
     """
-    images = len(x_BCHW)
-    freedom = max(images - 1, 1)
     x_BCHW = x_BCHW.float()
     means_BC = x_BCHW.mean((2, 3))
     mean_C = means_BC.mean(0)
-    # Around the mean of all images, so that nothing cancels; in parts, so that the centred copies stay small.
-    parts = torch.split(x_BCHW, IMAGES_A_PART)
-    squares_BC = torch.cat([(part - mean_C[:, None, None]).square_().mean((2, 3)) for part in parts])
+    return sampled_images(means_BC, squares_around(x_BCHW, mean_C), mean_C)
+
+
+def squares_around(x_BCHW: Tensor, centre_C: Tensor) -> Tensor:
+    """Mean square of each image's pixels around a centre that is near them, so that nothing cancels: squares_BC."""
+    # In parts, so that the centred copies stay small.
+    parts = torch.split(x_BCHW.float(), IMAGES_A_PART)
+    return torch.cat([(part - centre_C[:, None, None]).square_().mean((2, 3)) for part in parts])
+
+
+def sampled_images(means_BC: Tensor, squares_BC: Tensor, centre_C: Tensor) -> Sampled:
+    """`sampled` from the means of single images, and their mean squares around any centre."""
+    images = len(means_BC)
+    mean_C = means_BC.mean(0)
+    step_C = mean_C - centre_C
+    squares_BC = squares_BC - 2 * (means_BC - centre_C) * step_C + step_C**2
+    freedom = max(images - 1, 1)
     return Sampled(
         Moments(mean_C, squares_BC.mean(0)),
         means_BC.var(0, correction=0) / freedom,

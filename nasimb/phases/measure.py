@@ -29,6 +29,7 @@ from nasimb.search.screening import class_capped
 from nasimb.search.study import Question
 from nasimb.search.trial import Candidate
 from nasimb.session import Session
+from nasimb.supernet.calibrate import Calibration
 from nasimb.supernet.tree import SubnetTree
 
 PASS_SECONDS = 1.0
@@ -190,11 +191,10 @@ def _company(rig: Rig, members: Sequence[Candidate]) -> CandidateCosts:
     largest = scoring.cost_of(scoring.supernet.space.largest())[0]
     number = rig.images_for(sum(macs) / largest)
     fitted = scoring.fitted.subset(_some(scoring.fitted.labels_N, number))
-    images = {policy: images_BCHW[:number] for policy, images_BCHW in scoring.calibration_images.items()}
-    scale = max(len(all_BCHW) for all_BCHW in scoring.calibration_images.values()) / max(map(len, images.values()))
+    limited, scale = _limited(scoring, number)
     start = rig.now()
     tree = SubnetTree(
-        scoring.supernet, [(member.calibration, member.subnet) for member in members], images, dtype=scoring.dtype,
+        scoring.supernet, [(member.calibration, member.subnet) for member in members], limited, dtype=scoring.dtype,
         limit_bytes=scoring.memory_mib * 2**20,
     )  # fmt: skip
     middle = rig.now()
@@ -209,6 +209,12 @@ def _company(rig: Rig, members: Sequence[Candidate]) -> CandidateCosts:
         judge_seconds=whole_seconds,
         judge_part_seconds=part_seconds,
     )
+
+
+def _limited(scoring: Scoring, number: int) -> tuple[dict[str, Calibration], float]:
+    """Calibrations on at most so many images of a side, and how much longer those on all images take."""
+    limited = {policy: calibration.limited(number) for policy, calibration in scoring.calibrations.items()}
+    return limited, max(map(len, scoring.calibrations.values())) / max(map(len, limited.values()))
 
 
 def _judging(rig: Rig, features_MD: Tensor, labels_M: Tensor) -> tuple[float, float]:
@@ -283,17 +289,16 @@ def head_costs(rig: Rig, comparison: Comparison, session: Session, *, num_test: 
     dimension = scoring.supernet.feature_dim(space.largest())
     sized = comparison.sized(len(fitted) * dimension * fitted.num_classes)
     number = rig.images_for(1.0)
-    images = {policy: images_BCHW[:number] for policy, images_BCHW in scoring.calibration_images.items()}
-    calibration = max(map(len, scoring.calibration_images.values())) / max(map(len, images.values()))
+    limited, calibration = _limited(scoring, number)
     part = replace(
-        scoring, fitted=fitted.subset(_some(fitted.labels_N, number)), calibration_images=images, screen=None,
+        scoring, fitted=fitted.subset(_some(fitted.labels_N, number)), calibrations=limited, screen=None,
         validation=None if scoring.validation is None else scoring.validation.subset(
             _some(scoring.validation.labels_N, number)),
     )  # fmt: skip
     ledger = Ledger(None, rig.clock, HEADS_BUDGET)
     work = HeadWork(replace(session, ledger=ledger, watcher=Silent()), part, sized, num_test=num_test, flip=flip)
     with ledger.phase(PHASE):
-        work.measure_largest(Candidate(space.largest(), next(iter(images))))
+        work.measure_largest(Candidate(space.largest(), next(iter(limited))))
     return _scaled(work.costs, scoring, len(fitted) / len(part.fitted), calibration)
 
 

@@ -1,6 +1,6 @@
 """What a run found, as pandas tables for the terminal, for Markdown and for programs."""
 
 from nasimb.report.run import Run
-from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
+from nasimb.report.tables import calibrations, comparison, data_notes, models, numbers, pareto, spend
 
-__all__ = ["Run", "comparison", "data_notes", "models", "numbers", "pareto", "spend"]
+__all__ = ["Run", "calibrations", "comparison", "data_notes", "models", "numbers", "pareto", "spend"]

@@ -18,7 +18,7 @@ from rich.text import Text
 from nasimb.data.inspect import Inspection
 from nasimb.report.run import Run
 from nasimb.report.status import LEAST_DOWN_SECONDS
-from nasimb.report.tables import comparison, data_notes, models, numbers, pareto, spend
+from nasimb.report.tables import calibrations, comparison, data_notes, models, numbers, pareto, spend
 from nasimb.search.trial import failure_counts
 
 PICTURE_COLUMNS = 176
@@ -139,8 +139,10 @@ def _tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     if len(runs) > 1:
         return {"Runs": comparison(runs)}
     (run,) = runs
+    ablation = calibrations(run)
     return {
         "Winner and baselines (test split)": models(run),
+        **({} if ablation.empty else {"Calibration of the winner's subnet (held out)": ablation}),
         "Pareto set (held out)": pareto(run),
         "Spend": spend(run),
     }

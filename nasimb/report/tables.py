@@ -46,6 +46,36 @@ def models(run: Run) -> pd.DataFrame:
     return _without_empty_columns(pd.DataFrame(rows))
 
 
+def calibrations(run: Run) -> pd.DataFrame:
+    """The winner's subnet under every calibration policy of the run: held-out points, and those gained against source.
+
+    Besides, how many trials each policy had and the best of their scores. No rows where the run has one policy.
+    """
+    found = run.finished_result().get("calibrations")
+    if found is None:
+        return pd.DataFrame()
+    rows = []
+    for policy in run.config["calibrations"]:
+        measured = found["policies"].get(policy)
+        values, gains = (measured["validation"], measured["gain"] or {}) if measured else ({}, {})
+        scores = [
+            trial.score for trial in run.trials if trial.candidate.calibration == policy and trial.score is not None
+        ]
+        rows.append(
+            {
+                "calibration": policy,
+                "balanced accuracy": _points(values.get("balanced_accuracy")),
+                **{group: _points(values.get(group)) for group in GROUPS},
+                f"against {found['base']}": _signed(gains.get("balanced_accuracy")),
+                "few against it": _signed(gains.get("few")),
+                "trials": len(scores),
+                "best score": _points(max(scores, default=None)),
+                "left out": found["left_out"].get(policy, ""),
+            }
+        )
+    return _without_empty_columns(pd.DataFrame(rows))
+
+
 def pareto(run: Run, most: int = 12) -> pd.DataFrame:
     """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows.
 
@@ -156,6 +186,10 @@ def _gain(gains: Mapping[str, Sequence[float] | None] | None, name: str) -> str:
 
 def _points(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _signed(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:+.1f}"
 
 
 def amount(number: int) -> str:

@@ -29,7 +29,7 @@ from nasimb.search.screening import Screen
 from nasimb.search.trial import Candidate
 from nasimb.space import Subnet
 from nasimb.supernet.base import Supernet
-from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.calibrate import Calibration, calibrate
 from nasimb.supernet.tree import SubnetTree
 
 
@@ -42,7 +42,7 @@ class Scoring:
         fitted: the imbalanced images that heads are fitted on; every one is used.
         validation: hold-out that ranks where the backbone has seen `fitted`; None: exact leave-one-out.
         class_counts_K: images per class of the whole target, which decide many, medium and few.
-        calibration_images: uint8 images_BCHW of every calibration policy, on the device.
+        calibrations: what every calibration policy calibrates with, by its name.
         heads: closed-form heads; the best of all their settings counts.
         objective: what the score is, a name in `nasimb.metrics.OBJECTIVES`.
         batch_size: images of one forward pass; fixed, so that scores do not depend on it: convolutions of other sizes
@@ -57,7 +57,7 @@ class Scoring:
     fitted: ImageSet
     validation: ImageSet | None
     class_counts_K: Tensor
-    calibration_images: Mapping[str, Tensor]
+    calibrations: Mapping[str, Calibration]
     heads: tuple[ClosedFormSpec, ...]
     objective: str
     batch_size: int
@@ -113,7 +113,7 @@ class Features:
 
 def statistics_of(scoring: Scoring, candidate: Candidate) -> Statistics:
     """BN statistics of the candidate under its calibration policy."""
-    return calibrate(scoring.supernet, candidate.subnet, scoring.calibration_images[candidate.calibration])
+    return calibrate(scoring.supernet, candidate.subnet, scoring.calibrations[candidate.calibration])
 
 
 def features_of(scoring: Scoring, candidate: Candidate, statistics: Statistics, images: ImageSet) -> Tensor:

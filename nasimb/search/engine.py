@@ -182,7 +182,7 @@ class _Batch:
             self.tree = SubnetTree(
                 scoring.supernet,
                 [(proposal.candidate.calibration, proposal.candidate.subnet) for proposal in proposals],
-                scoring.calibration_images,
+                scoring.calibrations,
                 dtype=scoring.dtype,
                 limit_bytes=self._limit_bytes,
                 calibration_batch=scoring.calibration_batch,

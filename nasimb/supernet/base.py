@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.errors import InputError
+from nasimb.nn.estimators import NewEstimator
 from nasimb.nn.moments import MomentsFor, Statistics, batch_moments
 from nasimb.space import SearchSpace, Subnet
 
@@ -90,11 +91,14 @@ class Supernet(nn.Module, ABC):
         """The steps whose maps, pooled and concatenated in this order, are the features."""
 
     @abstractmethod
-    def settle(self, step: Step, parts: Sequence[Tensor]) -> tuple[Statistics, list[Tensor]]:
-        """Calibrate one step: the moments of its layers over all parts together, and its outputs.
+    def settle(
+        self, step: Step, parts: Sequence[Tensor], new_estimator: NewEstimator
+    ) -> tuple[Statistics, list[Tensor]]:
+        """Calibrate one step: the statistics of its layers, and its outputs.
 
         Args:
             parts: of the calibration images: the outputs of the step before, or for the first step the images.
+            new_estimator: of every layer; it is shown the parts in this order.
         """
 
     @abstractmethod

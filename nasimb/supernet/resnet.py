@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm, as_module_name
+from nasimb.nn.estimators import NewEstimator
 from nasimb.nn.moments import Moments, MomentsFor, Statistics, batch_moments
 from nasimb.nn.norms.base import NormSpec
 from nasimb.nn.norms.choices import INNER_NORM, inner_norms, stage_norms, stem_norm
@@ -79,17 +80,19 @@ class ElasticBlock(nn.Module):
             x_BCHW = self.shortcut_norm(self.shortcut(x_BCHW, width, 1), norm, moments_for)
         return F.relu(y_BCHW.add_(x_BCHW), inplace=True)
 
-    def settle(self, parts: Sequence[Tensor], step: BlockStep, into: MutableMapping[str, Moments]) -> list[Tensor]:
+    def settle(
+        self, parts: Sequence[Tensor], step: BlockStep, into: MutableMapping[str, Moments], new_estimator: NewEstimator
+    ) -> list[Tensor]:
         """`forward` over parts of the calibration images; see `Supernet.settle`."""
         convolved: Iterable[Tensor] = (self.conv1(x_BCHW, step.width, step.kernel_size) for x_BCHW in parts)
-        inner: Iterable[Tensor] = self.norm1.settle(convolved, self._inner[step.norm], into)
+        inner: Iterable[Tensor] = self.norm1.settle(convolved, self._inner[step.norm], into, new_estimator)
         if not self.norm1.activates(self._inner[step.norm]):
             inner = (F.relu(y_BCHW, inplace=True) for y_BCHW in inner)
         convolved = (self.conv2(y_BCHW, step.width, 3) for y_BCHW in inner)
-        main, short = self.norm2.settle(convolved, step.norm, into), iter(parts)
+        main, short = self.norm2.settle(convolved, step.norm, into, new_estimator), iter(parts)
         if self.first:
             projected = (self.shortcut(x_BCHW, step.width, 1) for x_BCHW in parts)
-            short = self.shortcut_norm.settle(projected, step.norm, into)
+            short = self.shortcut_norm.settle(projected, step.norm, into, new_estimator)
         return [F.relu(y_BCHW.add_(x_BCHW), inplace=True) for y_BCHW, x_BCHW in zip(main, short, strict=True)]
 
     def extract(
@@ -209,15 +212,17 @@ class ResNetSupernet(Supernet):
         """See `Supernet.taps`: the last block of each of the last stages."""
         return tuple(accumulate(subnet.depths))[-subnet.taps :]
 
-    def settle(self, step: Step, parts: Sequence[Tensor]) -> tuple[Statistics, list[Tensor]]:
+    def settle(
+        self, step: Step, parts: Sequence[Tensor], new_estimator: NewEstimator
+    ) -> tuple[Statistics, list[Tensor]]:
         """See `Supernet.settle`."""
         into: dict[str, Moments] = {}
         if isinstance(step, StemStep):
             convolved = (self._stem(images_BCHW, step.resolution) for images_BCHW in parts)
-            maps = self.stem_norm.settle(convolved, self._stem_choice, into)
+            maps = self.stem_norm.settle(convolved, self._stem_choice, into, new_estimator)
             return into, [self._rectified(x_BCHW) for x_BCHW in maps]
         assert isinstance(step, BlockStep)
-        return into, self._block(step).settle(parts, step, into)
+        return into, self._block(step).settle(parts, step, into, new_estimator)
 
     def fold(self, step: Step, statistics: Statistics) -> nn.Module:
         """See `Supernet.fold`."""

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from nasimb.errors import MemoryLimitError
+from nasimb.nn.estimators import NewEstimator
 from nasimb.nn.moments import Statistics
 from nasimb.space import Subnet
 from nasimb.supernet.base import Step, Supernet, pooled
-from nasimb.supernet.calibrate import calibration_parts
+from nasimb.supernet.calibrate import Calibration
 
 
 @dataclass(eq=False)
@@ -46,7 +47,7 @@ class SubnetTree:
     Args:
         supernet: frozen.
         requests: subnets, each with the name of its calibration policy.
-        calibration_images: uint8 images_BCHW of every policy, on the device.
+        calibrations: what every policy calibrates with, by its name.
         dtype: number format of the folded steps; statistics are float32 in any case.
         limit_bytes: most that maps of calibration images may take at a time.
         calibration_batch: images of one calibration pass; None: as many as are quick.
@@ -60,7 +61,7 @@ class SubnetTree:
         self,
         supernet: Supernet,
         requests: Sequence[tuple[str, Subnet]],
-        calibration_images: Mapping[str, Tensor],
+        calibrations: Mapping[str, Calibration],
         *,
         dtype: torch.dtype = torch.float32,
         limit_bytes: float = float("inf"),
@@ -72,11 +73,11 @@ class SubnetTree:
         self._taps = [supernet.taps(subnet) for _, subnet in requests]
         for member, (policy, subnet) in enumerate(requests):
             self._paths.append(self._grow(member, policy, supernet.steps(subnet)))
-        calibration = _Calibration(supernet, dtype, limit_bytes, between)
         with torch.no_grad():
             for policy, root in self._roots.items():
-                parts = calibration_parts(supernet, calibration_images[policy], calibration_batch)
-                calibration.settle(root, parts, 0)
+                calibration = calibrations[policy]
+                settling = _Settling(supernet, dtype, limit_bytes, between, calibration.estimator)
+                settling.below(root, calibration.parts(supernet, calibration_batch), 0)
 
     @classmethod
     def alone(
@@ -129,13 +130,14 @@ class SubnetTree:
 
 
 @dataclass(frozen=True, eq=False)
-class _Calibration:
+class _Settling:
     supernet: Supernet
     dtype: torch.dtype
     limit_bytes: float
     between: Callable[[], None]
+    new_estimator: NewEstimator
 
-    def settle(self, node: Node, parts: list[Tensor], held_bytes: int) -> None:
+    def below(self, node: Node, parts: list[Tensor], held_bytes: int) -> None:
         """Calibrate everything below `node`, whose outputs on the calibration images are `parts` (emptied)."""
         held_bytes += sum(part.nbytes for part in parts)
         waiting = list(node.below.values())
@@ -143,7 +145,7 @@ class _Calibration:
             child = waiting.pop(0)
             assert child.step is not None
             self.between()
-            child.statistics, outputs = self.supernet.settle(child.step, parts)
+            child.statistics, outputs = self.supernet.settle(child.step, parts, self.new_estimator)
             child.folded = self.supernet.fold(child.step, child.statistics).eval().to(self.dtype)
             taken = held_bytes + sum(output.nbytes for output in outputs)
             if taken > self.limit_bytes:
@@ -156,5 +158,5 @@ class _Calibration:
                 held_bytes -= sum(part.nbytes for part in parts)
                 parts.clear()
             if child.below:
-                self.settle(child, outputs, held_bytes)
+                self.below(child, outputs, held_bytes)
             del outputs

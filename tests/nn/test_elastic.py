@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasimb.nn.elastic import ElasticConv2d, ElasticLinear, ElasticNorm
+from nasimb.nn.estimators import Pooled
 from nasimb.nn.moments import Moments, batch_moments, given
 from nasimb.nn.norms.base import Norm, NormSpec
 from nasimb.nn.norms.bn import BatchNormSpec
@@ -100,7 +101,7 @@ def test_each_norm_choice_learns_parameters_of_its_own() -> None:
 def test_a_norm_is_calibrated_under_its_key() -> None:
     norm = ElasticNorm("stage1.norm", 4, {"bn": BatchNormSpec()}, seeded())
     statistics: dict[str, Moments] = {}
-    (recorded,) = norm.settle([maps(3)], "bn", statistics)
+    (recorded,) = norm.settle([maps(3)], "bn", statistics, lambda key: Pooled())
     assert list(statistics) == ["stage1.norm"]
     assert torch.equal(norm(maps(3), "bn", given(statistics)), recorded)
     assert torch.equal(norm.extract(3, "bn", statistics).eval()(maps(3)), recorded)
@@ -129,6 +130,6 @@ def test_a_norm_over_single_images_is_never_calibrated() -> None:
     name = "my_lab.norms:Standardised"
     norm = ElasticNorm("key", 4, {name: StandardisedSpec(name=name)}, seeded())
     statistics: dict[str, Moments] = {}
-    (found,) = norm.settle([maps(3)], name, statistics)
+    (found,) = norm.settle([maps(3)], name, statistics, lambda key: Pooled())
     assert statistics == {}
     torch.testing.assert_close(norm.extract(3, name, statistics)(maps(3)), found)

@@ -38,9 +38,9 @@ def shop(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(kind, "forward", slower)
     settle = ResNetSupernet.settle
 
-    def slow_settle(supernet: ResNetSupernet, step: Any, parts: list[torch.Tensor]) -> tuple[Statistics, Any]:
+    def slow_settle(supernet: ResNetSupernet, step: Any, parts: list[torch.Tensor], new: Any) -> tuple[Statistics, Any]:
         clock.now += SETTLED * sum(len(part) for part in parts)
-        return settle(supernet, step, parts)
+        return settle(supernet, step, parts, new)
 
     monkeypatch.setattr(ResNetSupernet, "settle", slow_settle)
 
@@ -72,7 +72,7 @@ def steps(scoring: Scoring, subnet: Any) -> int:
 def test_a_candidate_alone_costs_its_steps_however_few_images_were_looked_at(shop: Any, image_seconds: float) -> None:
     scoring, space = shop.scoring, shop.ground.space
     found = search_costs(rig(shop, image_seconds=image_seconds), shop.question)
-    calibration = len(scoring.calibration_images["source"])
+    calibration = len(scoring.calibrations["source"])
     for name, subnet in (("smallest", space.smallest()), ("largest", space.largest())):
         one, number = found.typical[name], steps(scoring, subnet)
         assert one.image_seconds == pytest.approx(IMAGE * number)
@@ -128,7 +128,7 @@ def test_heads_are_measured_by_the_runs_own_work_and_scaled(
     part = next(iter(found.fit_seconds.values())) / FIT
     assert part == 1 if image_seconds == IMAGE else part > 1
     assert found.compared_seconds["'balanced_softmax'"] == pytest.approx(part * 3 * FIT)
-    calibration = len(scoring.calibration_images["source"])
+    calibration = len(scoring.calibrations["source"])
     assert found.calibrate_seconds == pytest.approx(SETTLED * number * calibration)
     assert shop.session.ledger.spent() == 0.0, "the run is not charged"
 

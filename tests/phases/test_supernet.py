@@ -36,7 +36,7 @@ def trained(shop: Any, folder: Path, *, stop_after: int = 10**6, steps: int = 8,
 
         training.step = step  # type: ignore[method-assign]
     with session.ledger.phase("supernet"):
-        images = shop.scoring.calibration_images["source"]
+        images = shop.scoring.calibrations["source"].images()
         return train(session, training, folder, seconds=seconds, steps=steps, info={"a": 1}, source_images_BCHW=images)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nasimb.errors import InputError
-from nasimb.report import Run, comparison, models, numbers, pareto, spend
+from nasimb.report import Run, calibrations, comparison, models, numbers, pareto, spend
 from nasimb.report.tables import NAMES, data_notes
 
 
@@ -135,6 +135,44 @@ def test_a_long_pareto_set_is_thinned_but_keeps_its_ends(run: Run) -> None:
     table = pareto(replace(run, trials=trials), most=5)
     assert len(table) == 5
     assert (table["trial"].iloc[0], table["trial"].iloc[-1]) == (0, 49)
+
+
+def ablated(run: Run, result: dict[str, Any]) -> Run:
+    """The run as if it had searched three policies, one of which there was no time to compare."""
+    validation = {"balanced_accuracy": 0.5, "many": None, "medium": 0.6, "few": 0.25}
+    better = {"balanced_accuracy": 0.512, "many": None, "medium": 0.6, "few": 0.24}
+    zero = dict.fromkeys(validation, 0.0) | {"many": None}
+    gain = {"balanced_accuracy": 0.012, "many": None, "medium": 0.0, "few": -0.01}
+    policies = {"source": {"validation": validation, "gain": zero}, "mixed": {"validation": better, "gain": gain}}
+    found = {"subnet": "x", "base": "source", "policies": policies, "left_out": {"reset": "no time was left"}}
+    trials = [
+        replace(run.trials[0], number=n, candidate=replace(run.trials[0].candidate, calibration=policy), score=score)
+        for n, (policy, score) in enumerate([("source", 0.5), ("mixed", 0.4), ("mixed", 0.45), ("reset", None)])
+    ]
+    config = {**run.config, "calibrations": ["source", "mixed", "reset"]}
+    return replace(run, result={**result, "calibrations": found}, trials=trials, config=config)
+
+
+def test_calibrations_stand_side_by_side_with_what_they_gain(run: Run, result: dict[str, Any]) -> None:
+    table = calibrations(ablated(run, result)).set_index("calibration")
+    assert table.loc["mixed"].to_dict() == {
+        "balanced accuracy": "51.2", "medium": "60.0", "few": "24.0", "against source": "+1.2",
+        "few against it": "-1.0", "trials": 2, "best score": "45.0", "left out": "",
+    }  # fmt: skip
+    assert table.loc["source", "against source"] == "+0.0"
+    assert (table.loc["reset", "left out"], table.loc["reset", "balanced accuracy"]) == ("no time was left", "")
+    without = ablated(run, result)
+    assert without.result is not None
+    for one in without.result["calibrations"]["policies"].values():
+        one["gain"] = None
+    assert "against source" not in calibrations(without).columns
+
+
+def test_a_run_of_one_policy_has_no_table_of_them(run: Run, result: dict[str, Any]) -> None:
+    assert result["calibrations"] is None
+    assert calibrations(run).empty
+    old = {key: value for key, value in result.items() if key != "calibrations"}
+    assert calibrations(replace(run, result=old)).empty, "a run of an earlier version"
 
 
 def test_spend_adds_up(run: Run, result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from nasimb.heads import HEADS
 from nasimb.search.candidate import Scoring
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
+from nasimb.supernet.calibrate import Calibration
 
 
 def images(counts: tuple[int, ...], seed: int, *, noise: int = 120, contrast: int = 90) -> ImageSet:
@@ -34,7 +35,7 @@ def made_scoring(space: SearchSpace, fitted: ImageSet, **changes: Any) -> Scorin
     options: dict[str, Any] = {
         "supernet": supernet.requires_grad_(False), "fitted": fitted, "validation": None,
         "class_counts_K": fitted.class_counts_K,
-        "calibration_images": {"source": source.store.read(source.indices_N, torch.device("cpu"))},
+        "calibrations": {"source": Calibration.on(source.store.read(source.indices_N, torch.device("cpu")))},
         "heads": tuple(HEADS[name]() for name in ("ridge", "gda")), "objective": "balanced_accuracy",
         "batch_size": 512, "device": torch.device("cpu"),
     }  # fmt: skip

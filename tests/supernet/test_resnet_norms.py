@@ -19,7 +19,7 @@ from nasimb.nn.norms import NORMS
 from nasimb.space import SearchSpace, Subnet
 from nasimb.supernet import build_supernet, plain_backbone
 from nasimb.supernet.base import Supernet
-from nasimb.supernet.calibrate import calibrate
+from nasimb.supernet.calibrate import Calibration, calibrate
 from nasimb.supernet.checkpoint import load_supernet, save_supernet
 from nasimb.supernet.recipe import Recipe
 from nasimb.supernet.train import Training
@@ -65,7 +65,7 @@ def subnets_of(space: SearchSpace) -> list[Subnet]:
 def test_elastic_extracted_folded_and_in_a_tree_are_the_same(new_supernet: NewSupernet, space: SearchSpace) -> None:
     supernet, subnets = new_supernet(space=space).eval(), subnets_of(space)
     calibration, images_BCHW = pixels(12), pixels(5, seed=1)
-    together = SubnetTree(supernet, [("source", subnet) for subnet in subnets], {"source": calibration})
+    together = SubnetTree(supernet, [("source", subnet) for subnet in subnets], {"source": Calibration.on(calibration)})
     features = together.features(images_BCHW)
     for member, subnet in enumerate(subnets):
         statistics = calibrate(supernet, subnet, calibration)
@@ -76,14 +76,14 @@ def test_elastic_extracted_folded_and_in_a_tree_are_the_same(new_supernet: NewSu
             rebuilt = plain_backbone(space, subnet, in_channels=1)
             rebuilt.load_state_dict(extracted.state_dict())
             assert torch.equal(rebuilt(images_BCHW), expected_BD), subnet
-        alone = SubnetTree(supernet, [("source", subnet)], {"source": calibration})
+        alone = SubnetTree(supernet, [("source", subnet)], {"source": Calibration.on(calibration)})
         assert torch.equal(features[member], alone.features(images_BCHW)[0]), subnet
         torch.testing.assert_close(features[member], expected_BD, rtol=1e-3, atol=1e-3)
 
 
 def test_half_precision_trees_stay_near(new_supernet: NewSupernet) -> None:
     supernet, subnets = new_supernet(space=ALL).eval(), subnets_of(ALL)
-    requests, images = [("source", subnet) for subnet in subnets], {"source": pixels(12)}
+    requests, images = [("source", subnet) for subnet in subnets], {"source": Calibration.on(pixels(12))}
     full = SubnetTree(supernet, requests, images).features(pixels(5, seed=1))
     half = SubnetTree(supernet, requests, images, dtype=torch.bfloat16).features(pixels(5, seed=1))
     for member, subnet in enumerate(subnets):

@@ -1,0 +1,107 @@
+"""What an adapter has learned from a stream, as a value; and what it says of each batch.
+
+Shapes: B images of a batch, N images of a window, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from nasimb.adapt.safety import Evidence, Reason
+from nasimb.adapt.strategies import Known
+from nasimb.nn.mixing import Sampled
+from nasimb.nn.moments import Moments
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was done with one batch.
+
+    Attributes:
+        batch: its number, from 0.
+        images: in it.
+        adapted: whether its predictions come from adapted statistics.
+        reason: why, or why not.
+        evidence: of the window it ends.
+        weight: mean over the layers of the target's weight.
+        rolled_back: whether earlier statistics were put back.
+    """
+
+    batch: int
+    images: int
+    adapted: bool
+    reason: Reason
+    evidence: Evidence
+    weight: float = 0.0
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an adapter has learned from a stream; a value, replaced as a whole after every batch.
+
+    Attributes:
+        known: what the strategy carries, by layer.
+        moments: what each layer normalises with; none: with the source's.
+        weights: of the target in them.
+        of_source: what the unadapted model's layers saw of the window.
+        predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
+        shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
+        adapting: whether the newest batch was adapted to.
+        measured: images behind `known`; unmeasured: images since it was last brought up to date.
+        looked: images for which the unadapted model ran beside, in this look; rested: images since the last look.
+        unjudged: images since the evidence was last weighed.
+        needed: images that a window must have before adaptation may begin.
+        begun_entropy: of the mean prediction when it began, nats.
+        good: the state at the last look that found nothing wrong.
+    """
+
+    batches: int = 0
+    known: Mapping[str, Known] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    of_source: Mapping[str, Sampled] = field(default_factory=dict)
+    predictions_NK: Tensor | None = None
+    source_predictions_NK: Tensor | None = None
+    shares_K: Tensor | None = None
+    correction: float = 0.0
+    adapting: bool = False
+    measured: int = 0
+    unmeasured: int = 0
+    looked: int = 0
+    rested: int = 0
+    unjudged: int = 0
+    needed: int = 0
+    begun_entropy: float | None = None
+    good: State | None = None
+
+
+def new_look(state: State) -> State:
+    """Before the unadapted model runs beside again."""
+    state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
+    if state.adapting:
+        return state
+    return replace(state, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
+
+
+def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:
+    """With the newest predictions, and without those older than the window."""
+    predictions_NK = _newest(state.predictions_NK, logits_BK, window)
+    state = replace(state, predictions_NK=predictions_NK, unjudged=state.unjudged + len(logits_BK))
+    if source_logits_BK is None:
+        return state
+    return replace(state, source_predictions_NK=_newest(state.source_predictions_NK, source_logits_BK, window))
+
+
+def _newest(before_NK: Tensor | None, logits_BK: Tensor, window: int) -> Tensor:
+    newest_BK = logits_BK.softmax(1)
+    return (newest_BK if before_NK is None else torch.cat([before_NK, newest_BK]))[-window:]
+
+
+def mean_weight(state: State) -> float:
+    """Of the target, over the layers."""
+    return float(torch.stack([weight.cpu() for weight in state.weights.values()]).mean()) if state.weights else 0.0
