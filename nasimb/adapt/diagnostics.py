@@ -140,8 +140,8 @@ class _Noise:
         upper_X = lugannani_rice_tail(t_X / root, self.images, rho3_X * root)
         saddlepoint_X = np.minimum(1.0, 2 * np.minimum(upper_X, 1 - upper_X))
         if self.tail == "saddlepoint":
-            return saddlepoint_X
-        return np.where(np.abs(rho3_X) > MOST_RHO3, saddlepoint_X, two_sided_p_value(t_X, rho3_X, rho4_X))
+            return np.asarray(saddlepoint_X)
+        return np.asarray(np.where(np.abs(rho3_X) > MOST_RHO3, saddlepoint_X, two_sided_p_value(t_X, rho3_X, rho4_X)))
 
 
 def _noise(sample: Sampled, layer: LayerProfile | None, source_images: float | None) -> _Noise:

@@ -53,13 +53,15 @@ def adapt(
     """
     with importing():
         from nasimb.onsite.dryrun import check_can_be_saved, dry_run, save_adapted
-        from nasimb.onsite.page import write_page
+        from nasimb.onsite.page import check_writable, write_page
         from nasimb.onsite.tables import summary, tables
         from nasimb.phases.prepare import choose_device
         from nasimb.report.show import stdout, terminal_table
 
     if save is not None:
         check_can_be_saved(strategy, save)
+    if report is not None:
+        check_writable(report)
     with watching() as (watcher, stop):
         found = dry_run(
             model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,

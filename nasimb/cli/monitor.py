@@ -50,13 +50,14 @@ def monitor(
     """Watch a finished model on a stream of images, batch by batch: shift, class mix, what is adapted to, alarms.
 
     Alarms: drift too far to adapt to, collapsing predictions, a class mix far from training, a stream in which
-    neighbours resemble each other, images of a few classes only. Images may be labelled, all or some of them; then
-    accuracy and few-shot recall are told too. Ctrl-C ends it: the picture is still written, and the exit code is 130.
+    neighbours resemble each other, images of a few classes only, a change since the adaptation began. Images may be
+    labelled, all or some of them; then accuracy and few-shot recall are told too. Ctrl-C ends it: the picture is still
+    written, and the exit code is 130.
     """
     with importing():
         from nasimb.onsite.charts import picture_of
-        from nasimb.onsite.monitor import check_writable, closing_lines, line, new_alarms, watch, write_lines
-        from nasimb.onsite.page import write_picture
+        from nasimb.onsite.monitor import closing_lines, line, new_alarms, watch, write_lines
+        from nasimb.onsite.page import check_writable, write_picture
         from nasimb.phases.prepare import choose_device
 
     for file in (picture, None if jsonl in (None, "-") else Path(str(jsonl))):

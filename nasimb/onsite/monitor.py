@@ -12,7 +12,6 @@ import torch
 
 from nasimb.adapt.adapter import BatchNormAdapter
 from nasimb.adapt.strategies import strategy as strategy_named
-from nasimb.errors import InputError
 from nasimb.export import Model, load
 from nasimb.onsite.dryrun import model_folder
 from nasimb.onsite.images import Order, Site, load_site
@@ -120,9 +119,3 @@ def closing_lines(records: Sequence[Record], site: Site, notes: Sequence[str]) -
         right = sum(record.few * record.few_images for record in records if record.few is not None)
         lines.append(f"few-shot recall {right / few:.1%} of {few:,} images")
     return [*lines, *(f"note: {note}" for note in notes)]
-
-
-def check_writable(file: Path) -> None:
-    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
-    if not file.parent.is_dir() or file.is_dir():
-        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")

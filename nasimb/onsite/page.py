@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nasimb.durable import replace_whole
+from nasimb.errors import InputError
 from nasimb.onsite.charts import Picture, picture_of
 from nasimb.onsite.dryrun import DryRun
 from nasimb.onsite.tables import summary, tables
@@ -31,6 +32,12 @@ ABOUT = {
     "noise: what 95 of 100 sites with nothing wrong keep below. p: how likely a shift this large would be by chance. "
     "Weight: of this site in the statistics that would be used.",
 }
+
+
+def check_writable(file: Path) -> None:
+    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
+    if not file.parent.is_dir() or file.is_dir():
+        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
 def write_page(found: DryRun, file: Path) -> None:

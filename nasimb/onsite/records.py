@@ -36,6 +36,7 @@ class Alarm(StrEnum):
     CLASS_MIX = "class mix"
     ORDERED = "ordered stream"
     FEW_CLASSES = "few classes"
+    CHANGED = "change"
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ class Recorder:
             )
         if made.reason is Reason.COLLAPSE:
             alarms[Alarm.COLLAPSE] = "adapted predictions collapse onto a few classes; earlier statistics were put back"
+        if made.reason is Reason.CHANGED:
+            alarms[Alarm.CHANGED] = "the images are no longer those that the model was adapted to; it begins anew"
         if made.reason is Reason.FEW_CLASSES:
             alarms[Alarm.FEW_CLASSES] = "the newest images are of one class or a few"
         if len(self.source_NK) < safety.least_images:

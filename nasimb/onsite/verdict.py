@@ -10,7 +10,8 @@ from nasimb.adapt.adapter import Entry
 from nasimb.adapt.safety import Reason, Safety
 from nasimb.metrics import Difference
 
-UNDECIDED = (Reason.RESTING, Reason.FEW_IMAGES)
+UNDECIDED = (Reason.RESTING, Reason.FEW_IMAGES, Reason.STEADY)
+"""Nothing was found out at these batches."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def _refusal(entries: Sequence[Entry], looked: Sequence[Entry], safety: Safety) 
         Reason.DRIFT: f"the images are further from training ({last.shift or 0:.1f} standard deviations) than "
         f"adaptation can bring back ({safety.most_shift:g}); look at them, and train on such images",
         Reason.COLLAPSE: "adapted predictions collapse onto a few classes",
+        Reason.CHANGED: "the images changed not long before the end; look at those after the change by themselves",
     }[reason] + given_up
 
 
