@@ -55,6 +55,7 @@ def adapt(
         from nasimb.onsite.dryrun import check_can_be_saved, dry_run, save_adapted
         from nasimb.onsite.page import check_writable, write_page
         from nasimb.onsite.tables import summary, tables
+        from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
         from nasimb.report.show import stdout, terminal_table
 
@@ -63,10 +64,11 @@ def adapt(
     if report is not None:
         check_writable(report)
     with watching() as (watcher, stop):
-        found = dry_run(
+        watched = watch(
             model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
-            device=choose_device(device), skip_bad_images=skip_bad_images, watcher=watcher, stop=stop,
+            device=choose_device(device), skip_bad_images=skip_bad_images,
         )  # fmt: skip
+        found = dry_run(watched, watcher=watcher, stop=stop)
     if report is not None:
         write_page(found, report)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,8 +57,9 @@ def monitor(
     """
     with importing():
         from nasimb.onsite.charts import picture_of
-        from nasimb.onsite.monitor import closing_lines, line, new_alarms, watch, write_lines
+        from nasimb.onsite.monitor import closing_lines, line, new_alarms, write_lines
         from nasimb.onsite.page import check_writable, write_picture
+        from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
 
     for file in (picture, None if jsonl in (None, "-") else Path(str(jsonl))):
@@ -70,7 +72,7 @@ def monitor(
             model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
             device=choose_device(device), skip_bad_images=skip_bad_images,
         )  # fmt: skip
-        coming = watched.records(stop)
+        coming: Iterator[Record] = (record for _, record in watched.batches(stop))
         if jsonl is not None:
             # Line by line, so that whoever reads along sees a batch as soon as it is done.
             lines = None if jsonl == "-" else files.enter_context(Path(jsonl).open("w", buffering=1, encoding="utf-8"))

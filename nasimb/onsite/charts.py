@@ -65,7 +65,7 @@ def picture_of(records: Sequence[Record], classes: tuple[str, ...], title: str) 
     ends = np.cumsum([sum(record.images for record in group) for group in groups]).astype(float)
     x_T = LEFT + (WIDTH - LEFT - RIGHT) * (ends / ends[-1] if len(groups) else ends)
     made, top = [], float(TOP)
-    for build in (_shifts, _mix, _right, _alarm_panel):
+    for build in (_shifts, _mix, _right, _alarm_panel) if groups else ():
         made.append(build(groups, x_T, top, classes))
         top += PANEL + GAP
     times = _times(float(ends[-1])) if len(groups) else ()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nasimb.adapt.adapter import BatchNormAdapter, Entry
+from nasimb.adapt import Entry
 from nasimb.adapt.diagnostics import layer_table
-from nasimb.adapt.safety import Safety
-from nasimb.adapt.strategies import strategy as strategy_named
+from nasimb.adapt.strategies import named
 from nasimb.budget import Clock
 from nasimb.errors import InputError, Interrupted
 from nasimb.evaluate import Tested, assess
-from nasimb.export import Model, load, save
+from nasimb.export import Model, save
 from nasimb.metrics import Difference, paired_difference
 from nasimb.nn.mixing import Sampled, pooled_samples
-from nasimb.onsite.images import Order, Site, load_site
-from nasimb.onsite.profiles import known_training
-from nasimb.onsite.records import Record, Recorder
-from nasimb.onsite.stream import Seen, stream
+from nasimb.onsite.images import Site
+from nasimb.onsite.records import Record
 from nasimb.onsite.verdict import Verdict, decide, shares_by_reason
-from nasimb.progress import Progress, Silent, Watcher
+from nasimb.onsite.watched import Watched
+from nasimb.progress import Progress, Watcher
 from nasimb.session import Stop
 
 RESAMPLES = 2000
@@ -44,29 +41,33 @@ class DryRun:
     """What came of it.
 
     Attributes:
-        model: as it is; adapter: after the last image.
-        records: one a batch; entries: what the adapter did with it.
+        watched: the model as it is, the images, and the adapter after the last of them.
+        entries: what the adapter did with every batch; records: what is told of it.
         source_NK, adapted_NK: probabilities of the model as it is, and of the adapter along the stream.
         layers: see `nasimb.adapt.diagnostics.layer_table`, of all images.
         tested: {"source", "adapted"}, and gains: of the second over the first, on the labelled images; None without
             labels.
     """
 
-    folder: Path
-    data: str
-    strategy: str
-    model: Model
-    adapter: BatchNormAdapter
-    site: Site
-    records: tuple[Record, ...]
+    watched: Watched
     entries: tuple[Entry, ...]
+    records: tuple[Record, ...]
     source_NK: np.ndarray
     adapted_NK: np.ndarray
     layers: pd.DataFrame
     tested: dict[str, Tested] | None
     gains: dict[str, Difference] | None
     verdict: Verdict
-    notes: tuple[str, ...]
+
+    @property
+    def model(self) -> Model:
+        """As it is."""
+        return self.watched.model
+
+    @property
+    def site(self) -> Site:
+        """The images."""
+        return self.watched.site
 
     @property
     def flipped_N(self) -> np.ndarray:
@@ -78,9 +79,9 @@ class DryRun:
         classes, shares = self.model.classes, class_shares(self)
         return {
             "schema": 1,
-            "model": str(self.folder),
-            "data": self.data,
-            "strategy": self.strategy,
+            "model": str(self.watched.folder),
+            "data": self.watched.data,
+            "strategy": self.watched.strategy,
             "adapt": self.verdict.adapt,
             "verdict": self.verdict.sentence,
             "images": len(self.site),
@@ -100,84 +101,45 @@ class DryRun:
             ],
             "tests": None if self.tested is None else {name: one.to_dict() for name, one in self.tested.items()},
             "gains": None if self.gains is None else {name: list(gain) for name, gain in self.gains.items()},
-            "notes": list(self.notes),
+            "notes": list(self.watched.notes),
         }  # fmt: skip
 
 
 def dry_run(
-    folder: Path,
-    data: str,
-    strategy: str = "mixed",
-    *,
-    batch_size: int = 64,
-    profile_data: str | None = None,
-    order: Order = Order.auto,
-    seed: int = 0,
-    device: torch.device,
-    skip_bad_images: bool = False,
-    watcher: Watcher | None = None,
-    stop: Stop = lambda: 0,
-    clock: Clock = time.monotonic,
+    watched: Watched, *, watcher: Watcher | None = None, stop: Stop = lambda: 0, clock: Clock = time.monotonic
 ) -> DryRun:
-    """Show the images of a site to a model and to its adapter; nothing is changed but the profile kept beside it.
+    """Show all images to the model and to its adapter; the model stays as it is.
 
     Args:
-        folder: of the model, or of a finished run.
-        data, order, seed: see `load_site`.
-        profile_data: see `known_training`.
+        watcher: shown every batch.
 
     Raises:
-        InputError: the model, the images or the strategy are not fit for each other. Interrupted: by a signal.
+        Interrupted: `stop` gave a signal.
     """
-    strategy_named(strategy)  # before anything takes time
-    folder = model_folder(folder)
-    model = load(folder).to(device)
-    site = load_site(data, model, order=order, seed=seed, device=device, skip_bad_images=skip_bad_images)
-    known = known_training(folder, model, profile_data, device=device)
-    safety = Safety()
-    adapter = BatchNormAdapter(model, strategy, profile=known.profile, safety=safety)
-    seen, begun = [], clock()
-    for batch in stream(model, adapter, site, batch_size=batch_size, device=device, stop=stop):
-        seen.append(batch)
-        done = sum(len(one.positions_B) for one in seen) / len(site)
-        (watcher or Silent()).show(Progress("looking at images", done, clock() - begun, None, batch.entry.reason.value))
-    if stop():
-        raise Interrupted(stop(), resume="Nothing was written; give the same command again.")
-    entries = tuple(batch.entry for batch in seen)
-    records, recorder = [], Recorder.begin(adapter, model.classes, model.description.class_counts_K)
-    for batch in seen:
-        record, recorder = recorder.record(batch, site)
-        records.append(record)
-    source_NK, adapted_NK = (
-        np.concatenate([getattr(batch, name).numpy() for batch in seen]) for name in ("source_BK", "adapted_BK")
-    )
-    layers = layers_of(adapter, seen, source_NK, known.images)
-    tested, gains = compare(model, site, source_NK.argmax(1), adapted_NK.argmax(1))
-    verdict = decide(entries, safety, float(layers["shift"].max()), gains)
-    return DryRun(
-        folder, data, strategy, model, adapter, site, tuple(records), entries, source_NK, adapted_NK, layers, tested,
-        gains, verdict, (known.note, *site.notes),
-    )  # fmt: skip
-
-
-def model_folder(folder: Path) -> Path:
-    """Of a model, given it or the run that it is the winner of."""
-    return folder / "best" if (folder / "best").is_dir() else folder
-
-
-def layers_of(
-    adapter: BatchNormAdapter, seen: Sequence[Seen], source_NK: np.ndarray, source_images: int | None
-) -> pd.DataFrame:
-    """The table of all batches together."""
+    site, adapter, begun = watched.site, watched.adapter, clock()
+    entries, records = list[Entry](), list[Record]()
     pooled: dict[str, Sampled] = {}
-    for batch in seen:
-        for name, sample in batch.layers.items():
+    source_NK, adapted_NK = (np.empty((len(site), len(watched.model.classes)), np.float32) for _ in range(2))
+    for seen, record in watched.batches(stop):
+        entries.append(seen.entry)
+        records.append(record)
+        source_NK[seen.positions_B], adapted_NK[seen.positions_B] = seen.source_BK, seen.adapted_BK
+        for name, sample in seen.layers.items():
             pooled[name] = sample if name not in pooled else pooled_samples(pooled[name], sample)
-    source = {name: adapter.source_moments(name) for name in pooled}
-    shares_K = torch.from_numpy(source_NK.mean(0)).to(next(iter(source.values())).mean_C.device)
-    return layer_table(
-        source, pooled, weights=adapter.state.weights, profile=adapter.profile, shares_K=shares_K,
-        source_images=source_images,
+        if watcher is not None:
+            done = sum(entry.images for entry in entries) / len(site)
+            watcher.show(Progress("looking at images", done, clock() - begun, None, record.reason.value))
+    if stop():
+        raise Interrupted(stop(), resume="Give the same command again.")
+    layers = layer_table(
+        {name: adapter.source_moments(name) for name in pooled}, pooled, weights=adapter.state.weights,
+        profile=adapter.profile, shares_K=torch.from_numpy(source_NK.mean(0)).to(watched.device),
+        source_images=watched.known.images,
+    )  # fmt: skip
+    tested, gains = compare(watched.model, site, source_NK.argmax(1), adapted_NK.argmax(1))
+    verdict = decide(entries, watched.safety, float(layers["shift"].max()), gains)
+    return DryRun(
+        watched, tuple(entries), tuple(records), source_NK, adapted_NK, layers, tested, gains, verdict
     )  # fmt: skip
 
 
@@ -202,8 +164,8 @@ def class_shares(found: DryRun) -> dict[str, list[float]]:
     profile), `predicted` on the site as it is and `adapted`, and `labels` of the site (where there are any)."""
     counts_K = np.asarray(found.model.description.class_counts_K, dtype=np.float64)
     shares = {"training": counts_K / counts_K.sum()}
-    if found.adapter.profile is not None:
-        shares["expected"] = found.adapter.profile.predicted_K.double().cpu().numpy()
+    if found.watched.adapter.profile is not None:
+        shares["expected"] = found.watched.adapter.profile.predicted_K.double().cpu().numpy()
     shares |= {"predicted": found.source_NK.mean(0), "adapted": found.adapted_NK.mean(0)}
     labels_M = found.site.labels_N[found.site.labelled_M].numpy()
     if len(labels_M):
@@ -217,11 +179,14 @@ def save_adapted(found: DryRun, folder: Path) -> None:
     Raises:
         InputError: see `check_can_be_saved`; or the norms are not batch norms.
     """
-    check_can_be_saved(found.strategy, folder)
-    adapted = found.adapter.adapted_model()
+    check_can_be_saved(found.watched.strategy, folder)
+    adapted = found.watched.adapter.adapted_model()
     assert isinstance(adapted, Model)
     before = found.model.description
-    about = {"strategy": found.strategy, "data": found.data, "images": len(found.site), "of": str(found.folder)}
+    watched = found.watched
+    about = {
+        "strategy": watched.strategy, "data": watched.data, "images": len(found.site), "of": str(watched.folder),
+    }  # fmt: skip
     metrics = {key: value for key, value in before.metrics.items() if key == "cost"}  # others are of the old statistics
     description = replace(
         before,
@@ -240,6 +205,6 @@ def check_can_be_saved(strategy: str, folder: Path) -> None:
     """
     if folder.exists():
         raise InputError("a new model needs a new folder", got=f"{folder}, which exists", do="Choose another --save.")
-    if not strategy_named(strategy).learns:
+    if not named(strategy).learns:
         do = "Use --strategy mixed or ema."
         raise InputError("a model is saved with the statistics of a whole stream", got=f"strategy {strategy}", do=do)

@@ -5,68 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from nasimb.adapt.adapter import BatchNormAdapter
-from nasimb.adapt.strategies import strategy as strategy_named
-from nasimb.export import Model, load
-from nasimb.onsite.dryrun import model_folder
-from nasimb.onsite.images import Order, Site, load_site
-from nasimb.onsite.profiles import known_training
-from nasimb.onsite.records import Alarm, Record, Recorder
-from nasimb.onsite.stream import stream
-from nasimb.session import Stop
-
-
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """A model and the images it is shown; `records` goes through them once."""
-
-    model: Model
-    site: Site
-    adapter: BatchNormAdapter
-    batch_size: int
-    device: torch.device
-    notes: tuple[str, ...]
-
-    def records(self, stop: Stop) -> Iterator[Record]:
-        """One a batch; ends early once `stop` gives a signal."""
-        model = self.model
-        recorder = Recorder.begin(self.adapter, model.classes, model.description.class_counts_K)
-        for seen in stream(
-            model, self.adapter, self.site, batch_size=self.batch_size, device=self.device, stop=stop
-        ):  # fmt: skip
-            record, recorder = recorder.record(seen, self.site)
-            yield record
-
-
-def watch(
-    folder: Path,
-    data: str,
-    strategy: str = "mixed",
-    *,
-    batch_size: int = 64,
-    profile_data: str | None = None,
-    order: Order = Order.auto,
-    seed: int = 0,
-    device: torch.device,
-    skip_bad_images: bool = False,
-) -> Watched:
-    """Everything that is loaded and checked before the first batch; arguments as of `dry_run`.
-
-    Raises:
-        InputError: the model, the images or the strategy are not fit for each other.
-    """
-    strategy_named(strategy)  # before anything takes time
-    folder = model_folder(folder)
-    model = load(folder).to(device)
-    site = load_site(data, model, order=order, seed=seed, device=device, skip_bad_images=skip_bad_images)
-    known = known_training(folder, model, profile_data, device=device)
-    adapter = BatchNormAdapter(model, strategy, profile=known.profile)
-    return Watched(model, site, adapter, batch_size, device, (known.note, *site.notes))
+from nasimb.onsite.images import Site
+from nasimb.onsite.records import Alarm, Record
 
 
 def line(record: Record) -> str:

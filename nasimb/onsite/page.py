@@ -57,7 +57,7 @@ def svg(picture: Picture) -> str:
 
 def page(found: DryRun) -> str:
     """The whole page."""
-    title = f"{found.folder} at {found.data}"
+    title = f"{found.watched.folder} at {found.watched.data}"
     sections = [
         {"title": name, "about": ABOUT.get(name, ""), "columns": _columns(table), "rows": table.values.tolist()}
         for name, table in tables(found).items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasimb.adapt.adapter import BatchNormAdapter, Entry
+from nasimb.adapt import BatchNormAdapter, Entry
 from nasimb.adapt.passes import Passes
 from nasimb.adapt.profile import ClassProfile
 from nasimb.export import Model

@@ -103,12 +103,12 @@ def summary(found: DryRun) -> list[str]:
     rolled_back = sum(entry.rolled_back for entry in found.entries)
     lines = [
         f"{len(found.site):,} images in {len(found.entries):,} batches, {len(found.site.labelled_M):,} of them "
-        f"labelled; strategy {found.strategy}",
+        f"labelled; strategy {found.watched.strategy}",
         f"adaptation changes the predicted class of {found.flipped_N.mean():.1%} of the images",
     ]
     if rolled_back:
         lines.append(f"statistics were put back {rolled_back} time{'' if rolled_back == 1 else 's'}")
-    return [*lines, *(f"note: {note}" for note in found.notes)]
+    return [*lines, *(f"note: {note}" for note in found.watched.notes)]
 
 
 def _points(value: float, low: float, high: float, sign: str = "") -> str:

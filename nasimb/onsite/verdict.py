@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nasimb.adapt.adapter import Entry
+from nasimb.adapt import Entry
 from nasimb.adapt.safety import Reason, Safety
 from nasimb.metrics import Difference
 
@@ -40,9 +40,7 @@ def decide(
         return Verdict(False, f"Do not adapt: {_refusal(entries, looked, safety)}.")
     gain = (gains or {}).get("balanced_accuracy")
     if gain is not None and gain.high < 0:
-        return Verdict(
-            False, f"Do not adapt: on the labelled images balanced accuracy changes by {_points(gain)}."
-        )
+        return Verdict(False, f"Do not adapt: on the labelled images balanced accuracy changes by {_points(gain)}.")
     share = sum(entry.images for entry in entries if entry.adapted) / sum(entry.images for entry in entries)
     judged = any(entry.evidence.unexplained is not None for entry in looked)
     more = (
