@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from nasimb.onsite.images import Site
 from nasimb.onsite.records import Alarm, Record
+from nasimb.onsite.tables import count_of
 
 
 def line(record: Record) -> str:
@@ -49,7 +50,7 @@ def closing_lines(records: Sequence[Record], site: Site, notes: Sequence[str]) -
     adapted = sum(record.images for record in records if record.adapted)
     alarmed = Counter(kind for record in records for kind in record.alarms)
     of_all = "" if images == len(site) else f" of {len(site):,}"
-    lines = [f"{images:,}{of_all} images in {len(records):,} batches; {adapted / max(images, 1):.0%} adapted to"]
+    lines = [f"{images:,}{of_all} images in {count_of(records, 'batch')}; {adapted / max(images, 1):.0%} adapted to"]
     told = ", ".join(f"{kind.value} in {alarmed[kind]:,}" for kind in Alarm if alarmed[kind])
     lines.append(f"alarms: {told} batches" if told else "no alarm")
     labelled, few = sum(record.labelled for record in records), sum(record.few_images for record in records)

@@ -30,6 +30,7 @@ ABOUT = {
     "Class mix": "Shares of the images by predicted probability. A mix other than in training is no reason to adapt.",
     "Layers": "Shift: how far the means of a norm's channels are from training, in standard deviations. Limit of "
     "noise: what 95 of 100 sites with nothing wrong keep below. p: how likely a shift this large would be by chance. "
+    "What the class mix explains goes by the predictions of the model as it is, which a large shift spoils. "
     "Weight: of this site in the statistics that would be used.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def layers(found: DryRun) -> pd.DataFrame:
     shown["class mix explains"] = [_number(value, "{:.0%}") for value in table["explained"]]
     shown["skewness"] = [_number(value, "{:.1f}") for value in table["skewness"]]
     shown["images"] = table["images"]
-    shown["effective n"] = [_number(value, "{:.0f}") for value in table["effective_n"]]
+    shown["effective n"] = [_number(value, "{:,.0f}") for value in table["effective_n"]]
     shown["weight"] = [_number(value, "{:.2f}") for value in table["weight"]]
     return shown
 
@@ -102,13 +103,18 @@ def summary(found: DryRun) -> list[str]:
     """Sentences beside the tables."""
     rolled_back = sum(entry.rolled_back for entry in found.entries)
     lines = [
-        f"{len(found.site):,} images in {len(found.entries):,} batches, {len(found.site.labelled_M):,} of them "
+        f"{len(found.site):,} images in {count_of(found.entries, 'batch')}, {len(found.site.labelled_M):,} of them "
         f"labelled; strategy {found.watched.strategy}",
         f"adaptation changes the predicted class of {found.flipped_N.mean():.1%} of the images",
     ]
     if rolled_back:
         lines.append(f"statistics were put back {rolled_back} time{'' if rolled_back == 1 else 's'}")
     return [*lines, *(f"note: {note}" for note in found.watched.notes)]
+
+
+def count_of(things: Sequence[object], name: str) -> str:
+    """As text: 1 batch, 2 batches."""
+    return f"{len(things):,} {name}{'' if len(things) == 1 else 'es'}"
 
 
 def _points(value: float, low: float, high: float, sign: str = "") -> str:
