@@ -83,7 +83,7 @@ def _columns(table: pd.DataFrame) -> list[dict[str, Any]]:
     for name in table.columns:
         cells = [cell for cell in table[name] if not pd.isna(cell)]
         figures = all(not isinstance(cell, str) or FIGURE.fullmatch(cell) for cell in cells)
-        found.append({"name": str(name), "number": figures and name != "class"})
+        found.append({"name": str(name), "number": figures and not str(name).startswith("class ") and name != "class"})
     return found
 
 

@@ -80,7 +80,7 @@ def flips(found: DryRun) -> pd.DataFrame:
     rows = [(classes[a], classes[b], count) for (a, b), count in counted[:MOST_FLIPS]]
     if len(counted) > MOST_FLIPS:
         rows.append(("others", "", sum(count for _, count in counted[MOST_FLIPS:])))
-    return pd.DataFrame(rows, columns=["as it is", "adapted", "images"])
+    return pd.DataFrame(rows, columns=["class as it is", "class adapted", "images"])
 
 
 def layers(found: DryRun) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def layers(found: DryRun) -> pd.DataFrame:
     shown["limit of noise"] = [_number(value, "{:.2f}") for value in table["limit"]]
     shown["p"] = [f"< {LEAST_P:.4f}" if value < LEAST_P else _number(value, "{:.4f}") for value in table["p_value"]]
     shown["tail"] = table["tail"]
-    shown["class mix explains"] = [_number(value, "{:.0%}") for value in table["explained"]]
+    shown["explained by class mix"] = [_number(value, "{:.0%}") for value in table["explained"]]
     shown["skewness"] = [_number(value, "{:.1f}") for value in table["skewness"]]
     shown["images"] = table["images"]
     shown["effective n"] = [_number(value, "{:,.0f}") for value in table["effective_n"]]
