@@ -132,7 +132,7 @@ class BatchNormAdapter:
             self._state, self._log, self._distinct = self._fresh()
 
     def _fresh(self) -> tuple[State, deque[Entry], Distinct]:
-        return State(needed=self.safety.least_images if self.safety else 0), deque(maxlen=LOG), Distinct()
+        return State(), deque(maxlen=LOG), Distinct()
 
     def rollback(self) -> None:
         """Go back to the last state that was found healthy; to the source's statistics where there is none."""
@@ -176,7 +176,7 @@ class BatchNormAdapter:
         if looks:
             if state.rested:  # what was seen before the rest is no neighbour of what comes now
                 state = new_look(state)
-            logits_source, state = self._unadapted(images, state, safety)
+            logits_source, state = self._unadapted(images, state)
         else:
             state = replace(state, rested=state.rested + len(images))
         logits, after, newest = self._adapted(images, state, fully=looks)
@@ -188,9 +188,8 @@ class BatchNormAdapter:
         if state.adapting and looks:
             found = replace(found, change=_change(state, newest))
         reference = self.profile.reference if self.profile else None
-        reason = judge(found, safety, safety.information_limit(logits.shape[1], reference), reference)
-        if reason is Reason.SHIFTED and not state.adapting and found.images < after.needed:
-            reason = Reason.FEW_IMAGES
+        classes = logits.shape[1]
+        reason = judge(found, safety, classes, reference, adapting=state.adapting, suspected=state.suspected)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
@@ -207,14 +206,14 @@ class BatchNormAdapter:
             return state.looked >= min(LOOK, safety.window) and state.rested < safety.look
         return state.looked >= safety.window and state.rested < safety.rest
 
-    def _unadapted(self, images: Tensor, state: State, safety: Safety) -> tuple[Tensor, State]:
+    def _unadapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
         self._use({})
         keep_B = self._distinct.fresh(images).positions
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
             one, before = sampled(x_BCHW[keep_B]), of_source.get(name)
-            of_source[name] = one if before is None else pooled_samples(fading(before, safety.window), one)
+            of_source[name] = one if before is None else pooled_samples(before, one)
 
         logits = self._passes.run(images, seen if self.profile and len(keep_B) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
@@ -233,7 +232,7 @@ class BatchNormAdapter:
         fresh = self._distinct.fresh(images) if self._strategy.learns else None
         if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
-            return self._passes.run(images), state, newest
+            return self._passes.run(images), replace(state, unmeasured=0), newest
         keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
 
@@ -329,20 +328,17 @@ class BatchNormAdapter:
         """The state after a batch that was not adapted to."""
         if reason is Reason.COLLAPSE:
             return self._rolled_back(after)
-        needed = after.needed
-        if reason in (Reason.DEPENDENT, Reason.FEW_CLASSES) and (before.adapting or reason is Reason.DEPENDENT):
-            needed = min(safety.window, max(64, 2 * needed))
+        suspected = before.suspected or reason is Reason.DEPENDENT
         if before.adapting:  # what was learned is of no use here: begin anew
-            return State(batches=after.batches, needed=needed)
+            return State(batches=after.batches, suspected=suspected)
         known = {
             name: fading(one, safety.window) if isinstance(one, Sampled) else one for name, one in after.known.items()
         }
-        return replace(after, known=known, needed=needed, adapting=False)
+        return replace(after, known=known, suspected=suspected)
 
     def _rolled_back(self, state: State) -> State:
         good = state.good
-        needed = self.safety.least_images if self.safety else 0
-        back = State(needed=needed) if good is None else replace(good, good=None)
+        back = State(suspected=state.suspected) if good is None else replace(good, good=None)
         return replace(back, batches=state.batches)
 
     def _use(self, moments: Mapping[str, Moments]) -> None:

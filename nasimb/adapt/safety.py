@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nasimb.adapt.profile import FEWEST, WINDOW, Reference
+from nasimb.adapt.profile import WINDOW, Reference
 
 
 class Reason(StrEnum):
@@ -40,8 +40,13 @@ class Safety:
         least_information: of the predictions (`evidence.information`), as a share of the way from windows of one
             class to windows of many, on training images. Without a profile one class is taken to give half of ln K,
             and many classes ln K.
+        sure_information: likewise, from which adaptation begins at once. Below, badly corrupted images of many
+            classes and good ones of a single class look alike, until neighbours differ: it begins with a full window.
+        doubtful_dependence: beyond which it does not begin then, nor where neighbours resembled each other before.
         explained: times the largest shift that windows of training images have beyond their class mix; a smaller
             one is no reason to adapt. Without a profile this is not tested.
+        least_shift: mean square, in standard deviations; one smaller than this beyond the class mix is no reason
+            either: networks know the very images they were trained on too well.
         most_shift: of the means of a layer, root mean square in standard deviations.
         least_entropy: of the mean prediction, as a share of what it was when adaptation began; below, it collapses.
         most_change: mean square shift, in standard deviations, of the newest images from the stream so far, beyond
@@ -51,28 +56,31 @@ class Safety:
             in other shares; corrected in full from twice that.
     """
 
-    least_images: int = FEWEST
+    least_images: int = 32
     window: int = 256
     rest: int = 1024
     look: int = 4096
     reach: int = 8
     most_dependence: float = 5.5
     least_information: float = 0.15
+    sure_information: float = 0.37
+    doubtful_dependence: float = 3.0
     explained: float = 1.5
+    least_shift: float = 0.01
     most_shift: float = 3.0
     least_entropy: float = 0.5
     most_change: float = 0.1
     shares_images: int = 128
-    divergence: float = 0.02
+    divergence: float = 0.04
 
-    def information_limit(self, classes: int, reference: Reference | None) -> float:
-        """Nats below which images are taken for those of one class or a few."""
+    def information(self, share: float, classes: int, reference: Reference | None) -> float:
+        """Nats at this share of the way from one class to many."""
         single, many = 0.5 * math.log(classes), math.log(classes)
         if reference is not None:
             many = reference.mixed_information
             # A profile of classes that are all rare has no window of one.
             single = 0.5 * many if reference.single_information is None else reference.single_information
-        return single + self.least_information * (many - single)
+        return single + share * (many - single)
 
     def correction(self, divergence: float) -> float:
         """Share of the class mix that is corrected for, from 0 to 1."""
@@ -106,25 +114,46 @@ class Evidence:
     flips: float | None = None
 
 
-def judge(found: Evidence, safety: Safety, information_limit: float, reference: Reference | None) -> Reason:
-    """SHIFTED if all limits are kept, else the first that is not."""
+def judge(
+    found: Evidence, safety: Safety, classes: int, reference: Reference | None, *, adapting: bool, suspected: bool
+) -> Reason:
+    """SHIFTED if all limits are kept, else the first that is not.
+
+    Args:
+        classes: K.
+        adapting: whether the images before these were adapted to; beginning asks for more.
+        suspected: whether neighbours resembled each other earlier in the stream.
+    """
     if found.images < safety.least_images:
         return Reason.FEW_IMAGES
+    reason = _of_shift(found, safety, reference)
+    if reason is not None:
+        return reason
+    if found.dependence is not None and found.dependence > safety.most_dependence:
+        return Reason.DEPENDENT
+    if found.information is not None:
+        if not found.information >= safety.information(safety.least_information, classes, reference):
+            return Reason.FEW_CLASSES
+        sure = found.information >= safety.information(safety.sure_information, classes, reference)
+        if not adapting and (suspected or not sure):
+            if found.images < safety.window:
+                return Reason.FEW_IMAGES
+            if found.dependence is not None and found.dependence > safety.doubtful_dependence:
+                return Reason.DEPENDENT
+    begun = found.begun_entropy
+    if found.entropy is not None and begun is not None and found.entropy < safety.least_entropy * begun:
+        return Reason.COLLAPSE
+    return Reason.SHIFTED
+
+
+def _of_shift(found: Evidence, safety: Safety, reference: Reference | None) -> Reason | None:
+    """Whether the statistics are too far from the source's, from those before, or no further than classes explain."""
     if found.shift is not None and not found.shift <= safety.most_shift:
         return Reason.DRIFT
     usual = reference.unexplained if reference is not None else 0.0
     if found.change is not None and found.change > max(safety.most_change, 3 * usual):
         return Reason.CHANGED
-    if reference is not None and found.unexplained is not None:
-        # Small windows vary more than those of the reference.
-        limit = safety.explained * reference.unexplained * max(1.0, WINDOW / found.images)
-        if found.unexplained <= limit:
-            return Reason.EXPLAINED
-    if found.dependence is not None and found.dependence > safety.most_dependence:
-        return Reason.DEPENDENT
-    if found.information is not None and not found.information >= information_limit:
-        return Reason.FEW_CLASSES
-    begun = found.begun_entropy
-    if found.entropy is not None and begun is not None and found.entropy < safety.least_entropy * begun:
-        return Reason.COLLAPSE
-    return Reason.SHIFTED
+    # Small windows vary more than those of the reference.
+    limit = max(safety.least_shift, safety.explained * usual * max(1.0, WINDOW / found.images))
+    explained = reference is not None and found.unexplained is not None and found.unexplained <= limit
+    return Reason.EXPLAINED if explained else None

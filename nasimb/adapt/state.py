@@ -48,14 +48,14 @@ class State:
         known: what the strategy carries, by layer.
         moments: what each layer normalises with; none: with the source's.
         weights: of the target in them.
-        of_source: what the unadapted model's layers saw of the window.
+        of_source: what the unadapted model's layers saw in this look.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
         measured: images behind `known`; unmeasured: images since it was last brought up to date.
         looked: images for which the unadapted model ran beside, in this look; rested: images since the last look.
         unjudged: images since the evidence was last weighed.
-        needed: images that a window must have before adaptation may begin.
+        suspected: whether neighbours in the stream resembled each other so far.
         begun_entropy: of the mean prediction when it began, nats.
         good: the state at the last look that found nothing wrong.
     """
@@ -75,7 +75,7 @@ class State:
     looked: int = 0
     rested: int = 0
     unjudged: int = 0
-    needed: int = 0
+    suspected: bool = False
     begun_entropy: float | None = None
     good: State | None = None
 
@@ -94,7 +94,9 @@ def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, w
     state = replace(state, predictions_NK=predictions_NK, unjudged=state.unjudged + len(logits_BK))
     if source_logits_BK is None:
         return state
-    return replace(state, source_predictions_NK=_newest(state.source_predictions_NK, source_logits_BK, window))
+    # Of a whole look, like the maps of the unadapted model beside them.
+    whole = len(source_logits_BK) + (0 if state.source_predictions_NK is None else len(state.source_predictions_NK))
+    return replace(state, source_predictions_NK=_newest(state.source_predictions_NK, source_logits_BK, whole))
 
 
 def _newest(before_NK: Tensor | None, logits_BK: Tensor, window: int) -> Tensor:

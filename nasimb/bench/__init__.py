@@ -32,6 +32,8 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "ranking": ("ranking:ranking",),
     "mixing": ("mixing:mixing",),
     "calibration": ("calibration:calibration",),
+    "norms": ("norms:beta_slope", "norms:norms_frozen", "norms_trained:norms_trained"),
+    "adaptation": ("adaptation:adaptation", "adaptation:adaptation_over_plain"),
 }
 """Benchmarks by name: what each measures, as module:function of this package. Loaded when asked for."""
 

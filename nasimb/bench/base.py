@@ -105,7 +105,7 @@ class Conditions:
         space: for random pixels, and for what needs no images at all.
         images: most target images; None: each benchmark's own choice.
         repetitions: timed turns of every comparison.
-        seeds: searches with and without screening, a pair a seed.
+        seeds: searches with and without screening, a pair a seed; networks that are adapted.
         quick: small sizes, for a first look and for tests: such figures say little.
         large: also measure what takes minutes and gigabytes of disk.
         folder: where long measurements keep their rows, to go on after an interruption; None: nowhere.

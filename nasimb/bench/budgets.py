@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
-import torch
 
 from nasimb.bench.base import Conditions, Figure, Skipped, made_with
+from nasimb.bench.process import run_command
 from nasimb.bench.provenance import on_processor
 from nasimb.errors import BudgetError, WorkError
 from nasimb.phases.prepare import REFUSAL
@@ -25,7 +20,6 @@ from nasimb.phases.prepare import REFUSAL
 SHORTEST_SECONDS, LONGEST_SECONDS = 10, 120
 BUDGETS, QUICK_BUDGETS = 20, 1
 QUICK_SECONDS = 20
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +99,16 @@ def _run(conditions: Conditions, limit: int, seed: int, done: float) -> Spent | 
     """
     with tempfile.TemporaryDirectory() as folder:
         run, log = Path(folder) / "run", Path(folder) / "log"
-        command = [sys.executable, "-m", "nasimb", "search", "--budget", f"{limit}s", "--seed", str(seed)]
-        command += ["--run", str(run), "--device", "cpu"]
+        words = ["search", "--budget", f"{limit}s", "--seed", str(seed), "--run", str(run), "--device", "cpu"]
         start = time.monotonic()
-        with log.open("wb") as file, _started(command, file) as process:
-            while process.poll() is None:
-                conditions.tick("budgets", done, f"a search of {limit} s")
-                time.sleep(POLL_SECONDS)
-            outside_seconds = time.monotonic() - start
-        said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        if process.returncode == BudgetError.exit_code and REFUSAL in said:
+        code, said = run_command(words, log, lambda: conditions.tick("budgets", done, f"a search of {limit} s"))
+        outside_seconds = time.monotonic() - start
+        if code == BudgetError.exit_code and REFUSAL in said:
             return None
-        if process.returncode != 0:
+        if code != 0:
             raise WorkError("a search must end", got=said.rstrip(".") or "no word", do="Run it by hand.")
         spend = json.loads((run / "result.json").read_text(encoding="utf-8"))["spend"]
     return Spent(limit, spend["spent_seconds"], outside_seconds)
-
-
-@contextmanager
-def _started(command: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def _listed(seconds: Sequence[float]) -> str:

@@ -139,7 +139,7 @@ def load_testbed(
     task = _honest(ground.task)
     if draw is not None and config.imbalance_factor is None and not conditions.synthetic:
         task = _only(task, stratified_split(task.target.labels_N, DRAWN_OUT, draw)[0], f"Draw {draw} of 80 %")
-    task = _limited(task, conditions)
+    task = limited(task, conditions.images or (QUICK_IMAGES if conditions.quick else None))
     ground = replace(ground, task=task)
     frozen = ground.ready or _fresh(ground, config.seed, config.calibration_images)
     trained = ground.ready is not None
@@ -207,9 +207,8 @@ def _honest(task: Task) -> Task:
     return replace(task, source=task.target, source_is_target=False, validation=None)
 
 
-def _limited(task: Task, conditions: Conditions) -> Task:
-    """At most `--images` target images; of every class the same share, and at least two where it has them."""
-    limit = conditions.images or (QUICK_IMAGES if conditions.quick else None)
+def limited(task: Task, limit: int | None) -> Task:
+    """At most so many target images (None: all); of every class the same share, and at least two where it has them."""
     if limit is None or limit >= len(task.target):
         return task
     labels_N = task.target.labels_N.numpy()

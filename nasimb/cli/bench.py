@@ -24,7 +24,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="candidate, head, train, storage (the default), workers, mixing; and budgets, screening, ranking, "
-            "calibration: these take long."
+            "calibration, norms, adaptation: these take long."
         ),
     ] = None,
     only: Annotated[
@@ -56,7 +56,8 @@ def bench(
         int, typer.Option(min=1, help="Timed turns, one work after the other.", rich_help_panel=HOW)
     ] = 5,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Pairs of searches that screening compares, one a seed; fewer say less.",
+        int, typer.Option(min=1, help="Repetitions of what screening, norms and adaptation compare, one a seed; fewer "
+                          "say less.",
                           rich_help_panel=HOW)
     ] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=HOW)] = "auto",
@@ -85,7 +86,8 @@ def bench(
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for NAME.csv, whose rows of other figures stay, and for the rows from which "
-                     "screening and ranking go on when they are started again.", rich_help_panel=OUT),
+                     "screening, ranking, norms and adaptation go on when they are started again.",
+                     rich_help_panel=OUT),
     ] = None,
 ) -> None:  # fmt: skip
     """Measure what nasimb claims: ratios of times taken turn by turn in one process, with device and versions.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nasimb.data.base import ImageSet
 from nasimb.errors import InputError
 from nasimb.nn import moments
-from nasimb.nn.mixing import Sampled, mixing_weight
+from nasimb.nn.mixing import Sampled, mixing_weight, variance_weight
 from nasimb.nn.moments import Statistics
 from nasimb.space import SearchSpace, Stage
 from nasimb.supernet import build_supernet
@@ -190,12 +190,13 @@ def test_mixed_statistics_are_those_of_a_plain_network_whose_norms_are_set_one_a
         var = {0: source.var((0, 2, 3)), 1: target.var((0, 2, 3))}
         both = [moments.Moments(torch.tensor(mean[side]).float(), torch.tensor(var[side]).float()) for side in (0, 1)]
         noise_C = torch.tensor(target.mean((2, 3)).var(0, ddof=1) / 6).float()
-        weight = float(mixing_weight(both[0], Sampled(both[1], noise_C, 6), 9))
+        squares = ((target - mean[1][:, None, None]) ** 2).mean((2, 3))
+        sample = Sampled(both[1], noise_C, torch.tensor(squares.var(0, ddof=1) / 6).float(), 6)
+        weight, spread = float(mixing_weight(both[0], sample, 9)), float(variance_weight(both[0], sample, 9))
         weights.append(weight)
-        mixture = (1 - weight) * mean[0] + weight * mean[1]
-        squares = (1 - weight) * (var[0] + mean[0] ** 2) + weight * (var[1] + mean[1] ** 2)
-        layer.running_mean.copy_(torch.tensor(mixture))
-        layer.running_var.copy_(torch.tensor(squares - mixture**2))
+        between = weight * (1 - weight) * (mean[0] - mean[1]) ** 2
+        layer.running_mean.copy_(torch.tensor((1 - weight) * mean[0] + weight * mean[1]))
+        layer.running_var.copy_(torch.tensor((1 - spread) * var[0] + spread * var[1] + between))
 
     for layer in plain.modules():
         if isinstance(layer, nn.BatchNorm2d):
