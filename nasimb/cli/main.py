@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 import typer
 
+from nasimb.cli.adapt import adapt
 from nasimb.cli.bench import bench
 from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
+from nasimb.cli.monitor import monitor
 from nasimb.cli.pareto import pareto
 from nasimb.cli.plan import plan
 from nasimb.cli.search import search
@@ -53,6 +55,8 @@ app.command()(status)
 app.command()(report)
 app.command()(pareto)
 app.command()(head)
+app.command()(adapt)
+app.command()(monitor)
 supernet_app.command("train")(supernet_train)
 app.command()(worker)
 storage_app.command("serve")(serve)

@@ -1,0 +1,107 @@
+"""A dry run as one HTML file that loads nothing from elsewhere, and a stream as one picture.
+
+Everything that comes from users (class names, paths, layer names) is text to the templates, never markup.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nasimb.durable import replace_whole
+from nasimb.errors import InputError
+from nasimb.onsite.charts import Picture, picture_of
+from nasimb.onsite.dryrun import DryRun
+from nasimb.onsite.tables import summary, tables
+
+FIGURE = re.compile(r"(< |\+|-)?[\d.]*%?( \[.*\])?")
+
+ABOUT = {
+    "Accuracy on the labelled images": "In points, with 95 % bootstrap intervals; many, medium and few: mean recall of "
+    "classes with more than 100, 20 to 100, fewer than 20 training images.",
+    "Batches by what was done": "The adapter begins with the statistics of training and follows the stream only while "
+    "it shows many classes, in no order, and a shift that their shares do not explain.",
+    "Class mix": "Shares of the images by predicted probability. A mix other than in training is no reason to adapt.",
+    "Layers": "Shift: how far the means of a norm's channels are from training, in standard deviations. Limit of "
+    "noise: what 95 of 100 sites with nothing wrong keep below. p: how likely a shift this large would be by chance. "
+    "What the class mix explains goes by the predictions of the model as it is, which a large shift spoils. "
+    "Weight: of this site in the statistics that would be used.",
+}
+
+
+def check_writable(file: Path) -> None:
+    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
+    if not file.parent.is_dir() or file.is_dir():
+        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
+
+
+def write_page(found: DryRun, file: Path) -> None:
+    """Write it whole or not at all."""
+    replace_whole(file, page(found).encode())
+
+
+def write_picture(picture: Picture, file: Path) -> None:
+    """Write it whole or not at all."""
+    replace_whole(file, svg(picture).encode())
+
+
+def svg(picture: Picture) -> str:
+    """The picture as an SVG document."""
+    return _environment().get_template("picture.svg.j2").render(picture=picture)
+
+
+def page(found: DryRun) -> str:
+    """The whole page."""
+    title = f"{found.watched.folder} at {found.watched.data}"
+    sections = [
+        {"title": name, "about": ABOUT.get(name, ""), "columns": _columns(table), "rows": table.values.tolist()}
+        for name, table in tables(found).items()
+    ]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            verdict=found.verdict,
+            lines=summary(found),
+            sections=sections,
+            bars=_bars(found.layers),
+            picture=Markup(svg(picture_of(found.records, found.model.classes, title))),
+        )
+    )
+
+
+def _columns(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Names, and whether every cell is a figure; classes are names even where they are called 1 and 2."""
+    found = []
+    for name in table.columns:
+        cells = [cell for cell in table[name] if not pd.isna(cell)]
+        figures = all(not isinstance(cell, str) or FIGURE.fullmatch(cell) for cell in cells)
+        found.append({"name": str(name), "number": figures and not str(name).startswith("class ") and name != "class"})
+    return found
+
+
+def _bars(layers: pd.DataFrame) -> list[dict[str, Any]]:
+    """Shift and limit of every layer, in percent of the largest."""
+    limits = [0.0 if math.isnan(value) else value for value in layers["limit"]]
+    most = max(1e-9, layers["shift"].max(), *limits)
+    return [
+        {
+            "layer": layer,
+            "shift": f"{shift:.2f}",
+            "width": f"{100 * shift / most:.1f}",
+            "limit": f"{100 * limit / most:.1f}",
+        }
+        for layer, shift, limit in zip(layers["layer"], layers["shift"], limits, strict=True)
+    ]
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("nasimb.onsite")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,0 +1,71 @@
+"""Pictures of short and of long streams: every number inside its panel, however many batches and classes there are."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasimb.adapt import Reason
+from nasimb.onsite.charts import LEFT, MOST_POINTS, PANEL, RIGHT, WIDTH, picture_of
+from nasimb.onsite.page import svg
+from nasimb.onsite.records import Alarm, Record
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def records_of(batches: int, classes: int, seed: int = 0) -> list[Record]:
+    rng = np.random.default_rng(seed)
+    return [
+        Record(
+            batch=n, images=int(rng.integers(1, 65)), shift=float(rng.exponential()), layer="a", noise=0.1,
+            adapted=bool(rng.integers(2)), reason=Reason.SHIFTED, weight=0.5, rolled_back=False,
+            flips=float(rng.uniform()), mix_K=tuple(rng.dirichlet(np.ones(classes)).tolist()), divergence=0.0,
+            dependence=0.0, labelled=n % 2 * 5, accuracy=0.5 if n % 2 else None, few=None, few_images=0,
+            alarms={Alarm.DRIFT: "far"} if n % 3 == 0 else {},
+        )
+        for n in range(batches)
+    ]  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 30), st.integers(2, 14))
+def test_everything_is_inside_its_panel(batches: int, classes: int) -> None:
+    picture = picture_of(records_of(batches, classes), tuple(map(str, range(classes))), "a stream")
+    for panel in picture.panels:
+        for shape in panel.shapes:
+            for point in shape.points.split():
+                x, y = map(float, point.split(","))
+                assert LEFT <= x <= WIDTH - RIGHT + 0.1
+                assert panel.top - 0.1 <= y <= panel.top + PANEL + 0.1
+
+
+def test_the_areas_of_the_classes_add_up() -> None:
+    picture = picture_of(records_of(7, 14), tuple(f"class {k}" for k in range(14)), "a stream")
+    mix = next(panel for panel in picture.panels if panel.title == "Predicted class mix")
+    assert len(mix.shapes) == len(mix.legend) == 10
+    assert mix.legend[-1][1] == "5 others"
+    last = [tuple(map(float, point.split(","))) for point in mix.shapes[-1].points.split()]
+    assert all(abs(y - mix.top) < 0.1 for _, y in last[:8]), "the topmost ends at 100 %"
+
+
+def test_a_long_stream_stays_a_small_picture() -> None:
+    picture = picture_of(records_of(3 * MOST_POINTS + 1, 3), ("a", "b", "c"), "a stream")
+    lines = [shape for panel in picture.panels for shape in panel.shapes if shape.kind == "line"]
+    assert all(len(shape.points.split()) <= MOST_POINTS for shape in lines)
+    assert len(svg(picture)) < 500_000
+
+
+def test_no_batch_at_all_is_a_picture_too() -> None:
+    ElementTree.fromstring(svg(picture_of([], ("a", "b"), "nothing came")))
+
+
+def test_text_is_never_markup() -> None:
+    text = svg(picture_of(records_of(3, 2), ("<b>&", '"]]>'), "<script>"))
+    root = ElementTree.fromstring(text)
+    assert root.findtext(f"{SVG}title") == "<script>"
+    assert {"<b>&", '"]]>'} <= {element.text for element in root.iter(f"{SVG}text")}
+    assert not re.search(r"<(script|b)\b", text)

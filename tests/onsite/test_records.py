@@ -1,0 +1,132 @@
+"""What is told of one batch, against sums by hand; and every alarm by a stream that deserves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nasimb.adapt import ClassProfile, Entry, Reason, Safety
+from nasimb.adapt.profile import LayerProfile, Reference
+from nasimb.adapt.safety import Evidence
+from nasimb.data.base import ImageSet
+from nasimb.data.store import TensorStore
+from nasimb.nn.mixing import sampled
+from nasimb.onsite.images import Site
+from nasimb.onsite.monitor import new_alarms
+from nasimb.onsite.records import Alarm, Record, Recorder
+from nasimb.onsite.stream import Seen
+
+CLASSES = ("a", "b", "c", "d")
+EVEN_K = torch.full((4,), 0.25)
+
+
+def site_of(labels: Sequence[int]) -> Site:
+    store = TensorStore(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), [("made", len(labels))])
+    images = ImageSet(store, torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.int64), ("",))
+    return Site(images, torch.tensor(labels), ())
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """Of a layer whose two channels have mean 0 and variance 4, and classes that are predicted alike."""
+    layer = LayerProfile(torch.zeros(4, 2), torch.full((4, 2), 4.0), *(torch.ones(2) for _ in range(3)))
+    profile = ClassProfile(EVEN_K, EVEN_K, {"norm": layer}, {"norm": True}, Reference(1.0, None, 0.0))
+    nothing_NK = torch.empty(0, 4)
+    usual = {"norm": layer.moments(EVEN_K)}
+    return Recorder(CLASSES, frozenset({3}), usual, profile, Safety(), nothing_NK, nothing_NK)
+
+
+def seen(predicted: Sequence[int], before: Sequence[int] | None = None, *, shift: float = 0.0, **entry: object) -> Seen:
+    def probabilities(classes: Sequence[int]) -> Tensor:
+        return 0.9 * torch.nn.functional.one_hot(torch.tensor(classes), 4).float() + 0.025
+
+    count = len(predicted)
+    x_BCHW = torch.randn(count, 2, 1, 1, generator=torch.Generator().manual_seed(0)) * 2
+    x_BCHW = x_BCHW - x_BCHW.mean(0) + shift
+    values = {"adapted": False, "reason": Reason.FEW_IMAGES, "evidence": Evidence(count), **entry}
+    return Seen(
+        torch.arange(count), Entry(0, count, **values), probabilities(before or predicted), probabilities(predicted),
+        {"norm": sampled(x_BCHW)},
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def shuffled(counts: Sequence[int], seed: int = 0) -> list[int]:
+    classes = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
+    return classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))].tolist()
+
+
+def test_numbers_of_a_batch(recorder: Recorder) -> None:
+    batch = seen([0, 1, 3, 3, 2], [0, 1, 1, 3, 2], shift=1.0, adapted=True, reason=Reason.SHIFTED, weight=0.5)
+    record, after = recorder.record(batch, site_of([0, -1, 3, 3, 3]))
+    assert record.shift == pytest.approx(0.5, rel=1e-5)
+    assert record.layer == "norm"
+    noise = math.sqrt(float((batch.layers["norm"].mean_variance_C / 4).mean()))
+    assert record.noise == pytest.approx(noise, rel=1e-5)
+    assert record.flips == pytest.approx(1 / 5)
+    assert record.mix_K == pytest.approx((0.205, 0.205, 0.205, 0.385))
+    assert (record.labelled, record.few_images) == (4, 3)
+    assert record.accuracy == pytest.approx(3 / 4)
+    assert record.few == pytest.approx(2 / 3)
+    assert record.alarms == {}
+    assert len(after.source_NK) == len(after.given_NK) == 5
+    assert len(recorder.source_NK) == 0, "a recorder is a value"
+    told = record.to_dict(CLASSES)
+    assert told["class_mix"] == pytest.approx({"a": 0.205, "b": 0.205, "c": 0.205, "d": 0.385})
+    assert told["reason"] == "shifted"
+
+
+def test_without_labels_nothing_is_said_of_them(recorder: Recorder) -> None:
+    record, _ = recorder.record(seen([0, 1]), site_of([-1, -1]))
+    assert (record.labelled, record.accuracy, record.few, record.few_images) == (0, None, None, 0)
+
+
+def alarms(recorder: Recorder, batch: Seen) -> dict[Alarm, str]:
+    record, _ = recorder.record(batch, site_of([-1] * len(batch.positions_B)))
+    return dict(record.alarms)
+
+
+def test_a_healthy_stream_alarms_nobody(recorder: Recorder) -> None:
+    for seed in range(10):
+        assert alarms(recorder, seen(shuffled([16, 16, 16, 16], seed))) == {}
+
+
+def test_each_alarm_has_its_stream(recorder: Recorder) -> None:
+    even = shuffled([16, 16, 16, 16])
+    assert set(alarms(recorder, seen(even, shift=7.0))) == {Alarm.DRIFT}
+    assert "3.5 standard deviations" in alarms(recorder, seen(even, shift=7.0))[Alarm.DRIFT]
+    assert set(alarms(recorder, seen(sorted(even)))) == {Alarm.ORDERED}
+    mix = alarms(recorder, seen(shuffled([58, 2, 2, 2])))
+    assert set(mix) == {Alarm.CLASS_MIX}
+    assert "class 'a', 84% instead of 25%" in mix[Alarm.CLASS_MIX]
+    for reason, alarm in (
+        (Reason.COLLAPSE, Alarm.COLLAPSE),
+        (Reason.FEW_CLASSES, Alarm.FEW_CLASSES),
+        (Reason.CHANGED, Alarm.CHANGED),
+        (Reason.DRIFT, Alarm.DRIFT),
+    ):
+        assert set(alarms(recorder, seen(even, reason=reason))) == {alarm}
+    dependent = seen(even, reason=Reason.DEPENDENT, evidence=Evidence(64, dependence=9.0))
+    assert "9.0 standard deviations" in alarms(recorder, dependent)[Alarm.ORDERED]
+
+
+def test_the_mix_is_not_judged_without_a_profile(recorder: Recorder) -> None:
+    blind = replace(recorder, profile=None)
+    record, _ = blind.record(seen(shuffled([58, 2, 2, 2])), site_of([-1] * 64))
+    assert (record.alarms, record.divergence) == ({}, None)
+
+
+def test_an_alarm_is_told_when_it_begins(recorder: Recorder) -> None:
+    record: Record | None = None
+    told = []
+    for batch in (seen([0, 1, 2, 3] * 16), seen([0] * 64), seen([0] * 64)):
+        before = record
+        record, recorder = recorder.record(batch, site_of([-1] * 64))
+        told.append(new_alarms(record, before))
+    assert told[0] == []
+    assert any("class mix" in line for line in told[1])
+    assert not any("class mix" in line for line in told[2])
