@@ -34,6 +34,7 @@ class LayerProfile:
     Attributes:
         mean_KC, var_KC: over images and pixels of the class (biased).
         image_var_C, third_C, fourth_C: second, third and fourth cumulant of the means of single images.
+        noise_KC: estimated variance of `mean_KC`, large where a class has few images.
     """
 
     mean_KC: Tensor
@@ -41,6 +42,7 @@ class LayerProfile:
     image_var_C: Tensor
     third_C: Tensor
     fourth_C: Tensor
+    noise_KC: Tensor
 
     def moments(self, shares_K: Tensor) -> Moments:
         """Of a mixture of the classes in these shares (law of total variance)."""
@@ -69,7 +71,10 @@ class ClassProfile:
     """Of one trained model.
 
     Attributes:
-        shares_K: of the classes among the images; predicted_K: their mean prediction.
+        shares_K: of the classes behind the model's statistics. Those of the images, if it was trained on images like
+            them; but statistics may come from elsewhere, from balanced images for instance: so what fits them best
+            between the images' shares and equal ones.
+        predicted_K: mean prediction of training images in these shares.
         layers: of every layer that can be adapted, by name.
         running: whether each of them has running statistics (else its outputs are described).
     """
@@ -154,16 +159,22 @@ def unexplained_shift(profile: Mapping[str, LayerProfile], shares_K: Tensor, see
             the images, it predicts well.
         seen: maps of the unadapted model.
     """
-    return fmean(square_shift(profile[name].moments(shares_K), sample) for name, sample in seen.items())
+    return fmean(
+        square_shift(profile[name].moments(shares_K), sample, shares_K**2 @ profile[name].noise_KC)
+        for name, sample in seen.items()
+    )
 
 
-def square_shift(expected: Moments, sample: Sampled) -> float:
+def square_shift(expected: Moments, sample: Sampled, noise_C: Tensor | float = 0.0) -> float:
     """Mean square shift of one layer, in standard deviations, less the noise of so few images: about 0 without one.
 
     Of the means, plus half that of the logarithm of the variances.
+
+    Args:
+        noise_C: variance of the expected means.
     """
     scale_C = torch.maximum(expected.var_C, sample.moments.var_C) + EPSILON
-    means_C = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C) / scale_C
+    means_C = ((sample.moments.mean_C - expected.mean_C) ** 2 - sample.mean_variance_C - noise_C) / scale_C
     ratio_C = ((sample.moments.var_C + EPSILON) / (expected.var_C + EPSILON)).log()
     variances_C = ratio_C**2 - sample.var_variance_C / (sample.moments.var_C + EPSILON) ** 2
     return float((means_C + variances_C / 2).mean())
@@ -186,7 +197,7 @@ def class_profile(
     labels_N = labels_N.long()
     passes = Passes(model, _described_outputs(model))
     sums: dict[str, ClassSums] = {}
-    predicted_K: Tensor | None = None
+    predictions: list[Tensor] = []
     for images, labels in zip(torch.split(images_NCHW, batch_size), torch.split(labels_N, batch_size), strict=True):
         maps: dict[str, Tensor] = {}
         logits_BK = passes.run(images.to(passes.device), _keep(maps))
@@ -197,14 +208,37 @@ def class_profile(
         for name, x_BCHW in maps.items():
             of_layer = sums.setdefault(name, ClassSums(classes, x_BCHW.shape[1], x_BCHW.device))
             of_layer.add(x_BCHW, labels.to(x_BCHW.device))
-        total_K = logits_BK.softmax(1).sum(0)
-        predicted_K = total_K if predicted_K is None else predicted_K + total_K
-    assert predicted_K is not None
+        predictions.append(logits_BK.softmax(1))
+    predictions_NK = torch.cat(predictions)
     layers = {name: one.profile() for name, one in sums.items()}
-    counts_K = torch.bincount(labels_N, minlength=len(predicted_K)).float().to(predicted_K.device)
+    shares_K = _shares_behind(passes, layers, labels_N.to(passes.device), predictions_NK.shape[1])
     running = {name: passes.layers[name].running for name in layers}
     reference = _reference(passes, layers, images_NCHW, labels_N.cpu(), torch.Generator().manual_seed(seed))
-    return ClassProfile(counts_K / counts_K.sum(), predicted_K / len(images_NCHW), layers, running, reference)
+    predicted_K = shares_K @ _by_class(predictions_NK, labels_N.to(passes.device))
+    return ClassProfile(shares_K, predicted_K, layers, running, reference)
+
+
+def _shares_behind(passes: Passes, layers: Mapping[str, LayerProfile], labels_N: Tensor, classes: int) -> Tensor:
+    """See `ClassProfile.shares_K`: least squares over all layers, in standard deviations of each channel."""
+    counts_K = torch.bincount(labels_N, minlength=classes).float()
+    own_K, equal_K = counts_K / counts_K.sum(), (counts_K > 0).float() / (counts_K > 0).sum()
+    along, length = 0.0, 0.0
+    for name, layer in layers.items():
+        if passes.layers[name].running:
+            source, own, equal = passes.layers[name].source, layer.moments(own_K), layer.moments(equal_K)
+            weight_C = 1 / (own.var_C + EPSILON)
+            step_C = equal.mean_C - own.mean_C
+            along += float((weight_C * step_C * (source.mean_C - own.mean_C)).sum())
+            length += float((weight_C * step_C**2).sum())
+    return torch.lerp(own_K, equal_K, min(1.0, max(0.0, along / length))) if length > 0 else own_K
+
+
+def _by_class(predictions_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Mean prediction of the images of each class, [K, K]; of all images for a class that has none."""
+    classes = predictions_NK.shape[1]
+    sums_KK = predictions_NK.new_zeros(classes, classes).index_add_(0, labels_N, predictions_NK)
+    counts_K1 = torch.bincount(labels_N, minlength=classes)[:, None]
+    return torch.where(counts_K1 > 0, sums_KK / counts_K1.clamp(min=1), predictions_NK.mean(0))
 
 
 class ClassSums:
@@ -238,7 +272,12 @@ class ClassSums:
         third_C = three_C - 3 * one_C * two_C + 2 * one_C**3
         fourth_C = four_C - 4 * one_C * three_C + 6 * one_C**2 * two_C - 3 * one_C**4 - 3 * var_C**2
         var_KC = (square_KC - mean_KC**2).clamp(min=0)
-        return LayerProfile(*(value.float() for value in (mean_KC, var_KC, var_C, third_C, fourth_C)))
+        # Images vary around the mean of their class alike in all classes, as far as a few of each can tell.
+        between_C = (self._images_K[:, None] * (mean_KC - one_C) ** 2).sum(0) / images
+        present = int((self._images_K > 0).sum())
+        within_C = (var_C - between_C).clamp(min=0) * images / (images - present).clamp(min=1)
+        noise_KC = within_C / counts_K1
+        return LayerProfile(*(value.float() for value in (mean_KC, var_KC, var_C, third_C, fourth_C, noise_KC)))
 
 
 def _reference(

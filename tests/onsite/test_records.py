@@ -34,7 +34,9 @@ def site_of(labels: Sequence[int]) -> Site:
 @pytest.fixture
 def recorder() -> Recorder:
     """Of a layer whose two channels have mean 0 and variance 4, and classes that are predicted alike."""
-    layer = LayerProfile(torch.zeros(4, 2), torch.full((4, 2), 4.0), *(torch.ones(2) for _ in range(3)))
+    layer = LayerProfile(
+        torch.zeros(4, 2), torch.full((4, 2), 4.0), *(torch.ones(2) for _ in range(3)), torch.zeros(4, 2)
+    )
     profile = ClassProfile(EVEN_K, EVEN_K, {"norm": layer}, {"norm": True}, Reference(1.0, None, 0.0))
     nothing_NK = torch.empty(0, 4)
     usual = {"norm": layer.moments(EVEN_K)}
