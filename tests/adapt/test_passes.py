@@ -111,11 +111,11 @@ def test_outputs_that_are_no_logits_are_refused(output: Callable[[Tensor], objec
 def test_models_whose_norms_cannot_be_reached_are_refused(made: Made) -> None:
     images = made.images_NCHW[:4]
     exported = torch.export.export(made.model, (images,)).module()
-    with pytest.raises(InputError, match=r"must call its norms; got none of blocks\.0\.1, .*before torch\.export"):
+    with pytest.raises(InputError, match=r"must call its norms; got none of blocks.0.1, .*before torch.export"):
         Passes(exported).run(images, of_batch)
     with pytest.warns(FutureWarning):
         traced = torch.jit.trace(made.model, images)
-    with pytest.raises(InputError, match=r"must be reachable; got TopLevelTracedModule\. Give the model before"):
+    with pytest.raises(InputError, match=r"must be reachable; got TopLevelTracedModule. Give the model before"):
         Passes(traced)
 
 
