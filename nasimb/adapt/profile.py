@@ -328,9 +328,9 @@ def _sample(into: dict[str, Sampled]) -> Seen:
 
 
 def _check(images_NCHW: Tensor, labels_N: Tensor) -> None:
-    if len(images_NCHW) != len(labels_N) or len(labels_N) == 0:
+    if labels_N.ndim != 1 or len(images_NCHW) != len(labels_N) or len(labels_N) == 0:
         raise InputError(
-            "every image must have a label", got=f"{len(images_NCHW)} images, {len(labels_N)} labels",
+            "every image must have a label", got=f"{len(images_NCHW)} images, labels {list(labels_N.shape)}",
             do="Give both in the same order.",
         )  # fmt: skip
     if labels_N.is_floating_point() or int(labels_N.min()) < 0:

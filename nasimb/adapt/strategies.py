@@ -172,7 +172,15 @@ class HuberStep(Strategy):
         return Estimate(correct(Moments(mean_C, var_C)), torch.ones(()), None)
 
     def _step(self, values_BC: Tensor) -> Tensor:
-        return huber_step(values_BC, values_BC.median(0).values, values_BC.var(0, correction=0), self.clip)
+        median_C = values_BC.quantile(0.5, dim=0)
+        # The deviation itself would grow with the images that are to be clipped; half of them may be equal, though.
+        scale_C = MEDIAN_DEVIATION * (values_BC - median_C).abs().quantile(0.5, dim=0)
+        var_C = torch.where(scale_C > 0, scale_C**2, values_BC.var(0, correction=0))
+        return huber_step(values_BC, median_C, var_C, self.clip)
+
+
+MEDIAN_DEVIATION = 1.4826
+"""Standard deviation of a normal variable, in medians of its absolute deviation from the median."""
 
 
 class _Named(NamedTuple):

@@ -116,7 +116,7 @@ def pooled_samples(a: Sampled, b: Sampled) -> Sampled:
 
 def fading(sample: Sampled, most: int) -> Sampled:
     """The same moments, trusted as those of at most so many images (2 at least)."""
-    images = max(2, min(sample.images, most))
+    images = min(sample.images, max(2, most))
     more = sample.images / images
     return replace(
         sample, mean_variance_C=sample.mean_variance_C * more, var_variance_C=sample.var_variance_C * more,
