@@ -79,7 +79,7 @@ def trained() -> Made:
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(model(images_NCHW[part]), labels_N[part]).backward()
                 optimiser.step()
-    model.eval()
+    model.eval().zero_grad()
     profile = class_profile(model, images_NCHW, labels_N)
     fresh_N = even_labels(4096, seed=3)
     return Made(model, profile, drawn_images(fresh_N, seed=4), fresh_N)

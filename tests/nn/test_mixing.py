@@ -19,10 +19,14 @@ from nasimb.nn.mixing import (
     PRIOR_SHAPE,
     Sampled,
     effective_n,
+    fading,
     mixed,
     mixing_weight,
     pooled_samples,
     sampled,
+    sampled_images,
+    squares_around,
+    variance_weight,
 )
 from nasimb.nn.moments import Moments, moments
 
@@ -249,3 +253,91 @@ def test_mixing_in_shares_of_values_is_merging_them(weight: float, extra: int) -
     assert_close(found.var_C, whole.var_C, rtol=1e-4, atol=0)
     assert_close(found.mean_C, whole.mean_C)
     assert (mixed(source, target, weight).var_C >= torch.minimum(source.var_C, target.var_C) * (1 - 1e-6)).all()
+
+
+@settings(deadline=None)
+@given(st.integers(2, 40), st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.integers(0, 99))
+def test_images_say_the_same_from_any_centre(images: int, centre: list[float], seed: int) -> None:
+    x_BCHW, centre_C = drawn(images, 3, 4, 2, seed=seed), torch.tensor(centre) + 5
+    found = sampled_images(x_BCHW.mean((2, 3)), squares_around(x_BCHW, centre_C), centre_C)
+    same(found, sampled(x_BCHW))
+    assert_close(found.var_variance_C, sampled(x_BCHW).var_variance_C, rtol=2e-3, atol=1e-6)
+
+
+def test_squares_are_those_of_numpy_in_as_many_parts_as_it_takes() -> None:
+    x_BCHW, centre_C = drawn(600, 2, 3, 3), torch.tensor([5.0, 6.0])
+    expected = ((x_BCHW.double().numpy() - np.array([[[5.0]], [[6.0]]])) ** 2).mean((2, 3))
+    np.testing.assert_allclose(squares_around(x_BCHW, centre_C), expected, rtol=1e-5)
+
+
+def test_the_variance_of_a_variance_is_that_of_the_images_squares() -> None:
+    x_BCHW = drawn(6, 3, 4, 5)
+    found, wide = sampled(x_BCHW), x_BCHW.double().numpy()
+    squares = ((wide - wide.mean((0, 2, 3))[:, None, None]) ** 2).mean((2, 3))
+    np.testing.assert_allclose(found.var_variance_C, squares.var(0, ddof=1) / 6, rtol=1e-4)
+    single = sampled(x_BCHW[:1])
+    assert single.mean_variance_C.tolist() == single.var_variance_C.tolist() == [0, 0, 0]
+
+
+def test_the_variance_of_a_pooled_variance_is_right_for_parts_of_one_mean() -> None:
+    x_BCHW = drawn(40, 3, 3, 2)
+    x_BCHW[20:] += (x_BCHW[:20].mean((0, 2, 3)) - x_BCHW[20:].mean((0, 2, 3)))[:, None, None]
+    pooled = pooled_samples(sampled(x_BCHW[:20]), sampled(x_BCHW[20:]))
+    assert_close(pooled.var_variance_C, sampled(x_BCHW).var_variance_C, rtol=1e-3, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(2, 60))
+def test_fading_trusts_as_many_images_as_it_is_told_and_never_more_than_there_are(images: int, most: int) -> None:
+    before = sampled(drawn(images, 2, 3, 2))
+    found = fading(before, most)
+    assert found.images == min(images, most)
+    assert found.moments is before.moments
+    # Deviation of single images: theirs.
+    assert_close(found.mean_variance_C * found.images, before.mean_variance_C * images)
+    assert_close(found.var_variance_C * found.images, before.var_variance_C * images)
+
+
+def variance_weight_at(ratio: float, noise: float, images: int = 16) -> float:
+    """Where the target's variance is `ratio` times the source's, known up to `noise` times its square."""
+    one_C = torch.ones(CHANNELS)
+    target = Sampled(Moments(torch.zeros(CHANNELS), one_C * ratio), one_C, one_C * noise * ratio**2, images)
+    return float(variance_weight(Moments(torch.zeros(CHANNELS), one_C), target, None))
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e3), st.floats(1e-6, 10), st.integers(2, 300))
+def test_the_weight_of_variances_is_a_share_and_the_same_both_ways_and_in_any_unit(
+    ratio: float, noise: float, images: int
+) -> None:
+    found = variance_weight_at(ratio, noise, images)
+    assert 0 <= found <= 1
+    one_C = torch.ones(CHANNELS)
+    for unit in (0.1, 40.0):
+        target = Sampled(Moments(one_C * 0, one_C * ratio * unit), one_C, one_C * noise * (ratio * unit) ** 2, images)
+        assert float(variance_weight(Moments(one_C * 0, one_C * unit), target, None)) == pytest.approx(found, abs=2e-3)
+
+
+def test_a_certain_change_of_variance_is_believed_and_noise_is_not() -> None:
+    assert variance_weight_at(1.0, 0.5) < 0.15
+    assert variance_weight_at(4.0, 1e-4, 256) > 0.99
+    assert variance_weight_at(0.25, 1e-4, 256) > 0.99
+    assert variance_weight_at(1.5, 0.01) > variance_weight_at(1.5, 0.1) > variance_weight_at(1.5, 1.0)
+
+
+def test_the_weight_of_variances_does_not_see_the_means() -> None:
+    source, x_BCHW = moments(drawn(64, CHANNELS, 3, 3, seed=1)), drawn(8, CHANNELS, 3, 3, seed=2)
+    found = variance_weight(source, sampled(x_BCHW), None)
+    assert_close(variance_weight(source, sampled(x_BCHW + 2), None), found, rtol=0, atol=1e-4)
+    assert mixing_weight(source, sampled(x_BCHW + 2), None) > mixing_weight(source, sampled(x_BCHW), None) + 0.2
+
+
+def test_means_and_variances_may_be_mixed_in_different_shares() -> None:
+    source, target = (
+        Moments(torch.tensor([0.0]), torch.tensor([1.0])),
+        Moments(torch.tensor([2.0]), torch.tensor([5.0])),
+    )
+    found = mixed(source, target, 0.25, 0.75)
+    assert found.mean_C.item() == 0.5
+    assert found.var_C.item() == pytest.approx(0.25 * 1 + 0.75 * 5 + 0.25 * 0.75 * 4)
+    assert mixed(source, target, 0.0, 1.0).var_C.item() == 5
