@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nasimb.adapt.profile import WINDOW, Reference
+from nasimb.errors import InputError
 
 
 class Reason(StrEnum):
@@ -54,6 +55,9 @@ class Safety:
         shares_images: images of a window from which the shares of the classes are estimated and corrected for.
         divergence: nats by which the mean prediction must differ from the expected one before classes count as being
             in other shares; corrected in full from twice that.
+
+    Raises:
+        InputError: numbers with which nothing could ever be adapted to, or looked at.
     """
 
     least_images: int = 32
@@ -72,6 +76,16 @@ class Safety:
     most_change: float = 0.1
     shares_images: int = 128
     divergence: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("least_images", "window", "rest", "look", "reach"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"{name} must be 1 at least", got=getattr(self, name), do="Give a number of images.")
+        if not 2 <= self.least_images <= self.window:
+            raise InputError(
+                "least_images must be from 2 to window", got=f"{self.least_images}, window {self.window}",
+                do="Otherwise no stream would ever be adapted to: widen the window.",
+            )  # fmt: skip
 
     def information(self, share: float, classes: int, reference: Reference | None) -> float:
         """Nats at this share of the way from one class to many."""

@@ -59,6 +59,16 @@ def test_nothing_is_known_before_it_is_remembered() -> None:
     assert seen.fresh(images).positions.tolist() == seen.fresh(images).positions.tolist() == [0, 1, 2]
 
 
+def test_copies_of_what_came_before_a_new_beginning_are_new() -> None:
+    seen, images = Distinct(), drawn(4)
+    seen.remember(seen.fresh(images[:3]), batch=5)
+    assert seen.fresh(images, since=5).positions.tolist() == [3]
+    anew = seen.fresh(images, since=6)
+    assert anew.positions.tolist() == [0, 1, 2, 3]
+    seen.remember(anew, batch=6)
+    assert seen.fresh(images, since=6).positions.tolist() == []
+
+
 def test_the_oldest_images_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distinct, "REMEMBERED", 4)
     seen, images = Distinct(), drawn(6)
