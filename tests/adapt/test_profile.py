@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -90,8 +91,9 @@ def test_a_profile_describes_the_inputs_of_the_norms_class_by_class(made: Made) 
     images_NCHW, labels_N = made.images_NCHW[:90], made.labels_N[:90]
     found = class_profile(made.model, images_NCHW, labels_N, batch_size=32)
     inputs = inputs_of_norms(made.model, images_NCHW)
-    assert_close(found.predicted_K, inputs.pop("logits").softmax(1).mean(0))
-    assert_close(found.shares_K, labels_N.bincount() / 90)
+    predictions_NK = inputs.pop("logits").softmax(1)
+    of_class_KK = torch.stack([predictions_NK[labels_N == k].mean(0) for k in range(CLASSES)])
+    assert_close(found.predicted_K, found.shares_K @ of_class_KK)
     assert set(found.layers) == set(inputs)
     assert all(found.running.values())
     for name, x_NCHW in inputs.items():
@@ -99,6 +101,34 @@ def test_a_profile_describes_the_inputs_of_the_norms_class_by_class(made: Made) 
             x = x_NCHW[labels_N == k].double().numpy()
             np.testing.assert_allclose(found.layers[name].mean_KC[k], x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(found.layers[name].var_KC[k], x.var((0, 2, 3)), rtol=1e-3, atol=1e-5)
+
+
+def with_statistics_of(model: nn.Module, images_NCHW: Tensor) -> nn.Module:
+    """A copy whose batch norms hold the moments of these images, set one after the other."""
+    model = copy.deepcopy(model).eval()
+
+    def hold(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+        layer.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        layer.running_var.copy_(inputs[0].var((0, 2, 3), correction=0))
+
+    handles = [layer.register_forward_pre_hook(hold) for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    with torch.no_grad():
+        model(images_NCHW)
+    for handle in handles:
+        handle.remove()
+    return model
+
+
+def test_the_classes_behind_the_statistics_need_not_be_those_of_the_images(made: Made) -> None:
+    """Statistics of balanced images, described by long-tailed ones, and the other way round."""
+    by_class = [torch.nonzero(made.labels_N == k)[:, 0] for k in range(CLASSES)]
+    balanced_N = torch.cat([members[:24] for members in by_class])
+    long_N = torch.cat([members[: 40 // 3**k] for k, members in enumerate(by_class)])
+    own_K = made.labels_N[long_N].bincount(minlength=CLASSES) / len(long_N)
+    for behind_N, wanted_K in ((balanced_N, torch.full((CLASSES,), 1 / CLASSES)), (long_N, own_K)):
+        model = with_statistics_of(made.model, made.images_NCHW[behind_N])
+        found = class_profile(model, made.images_NCHW[long_N], made.labels_N[long_N])
+        assert_close(found.shares_K, wanted_K, rtol=0, atol=0.06)
 
 
 def test_windows_of_one_class_say_less_than_those_of_many(made: Made) -> None:
