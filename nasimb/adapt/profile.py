@@ -224,7 +224,7 @@ def _shares_behind(passes: Passes, layers: Mapping[str, LayerProfile], labels_N:
     own_K, equal_K = counts_K / counts_K.sum(), (counts_K > 0).float() / (counts_K > 0).sum()
     along, length = 0.0, 0.0
     for name, layer in layers.items():
-        if passes.layers[name].running:
+        if passes.layers[name].running and passes.layers[name].knows_mean:
             source, own, equal = passes.layers[name].source, layer.moments(own_K), layer.moments(equal_K)
             weight_C = 1 / (own.var_C + EPSILON)
             step_C = equal.mean_C - own.mean_C

@@ -170,7 +170,7 @@ def test_single_images_add_up_to_a_window(made: Made) -> None:
 @pytest.mark.parametrize("batch", [2, 4])
 def test_looks_at_a_steady_stream_in_small_batches_do_not_find_a_change(made: Made, batch: int) -> None:
     adapter = adapter_of(made, look=128)
-    logits_of(adapter, corrupted(made.images_NCHW[:1024]), batch)
+    logits_of(adapter, corrupted(made.images_NCHW[:512]), batch)
     assert reasons(adapter.log)[Reason.CHANGED] == 0
     assert sum(entry.adapted for entry in adapter.log) > 0.75 * len(adapter.log)
 
