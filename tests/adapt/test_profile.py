@@ -132,6 +132,16 @@ def test_the_classes_behind_the_statistics_need_not_be_those_of_the_images(made:
         assert_close(found.shares_K, wanted_K, rtol=0, atol=0.06)
 
 
+def test_many_classes_take_no_table_of_classes(made: Made) -> None:
+    """100,000 classes: a table of them would take 40 GB."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 100_000)
+    )
+    found = class_profile(model, made.images_NCHW[:40], torch.arange(40) * 2000)
+    assert float(found.predicted_K.sum()) == pytest.approx(1, abs=1e-4)
+    assert int((found.shares_K > 0).sum()) == 40
+
+
 def test_norms_without_means_say_nothing_of_the_shares(made: Made) -> None:
     convolution = nn.Conv2d(3, 4, 3, bias=False)
     model = nn.Sequential(convolution, PlainEvoNormB0(4, 1e-5, 0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
