@@ -312,7 +312,7 @@ class BatchNormAdapter:
         begun = state.begun_entropy if state.adapting else found.entropy
         state = replace(state, adapting=True, begun_entropy=begun)
         if self.profile is not None:
-            state = self._with_shares(state, logits.softmax(1), found, safety)
+            state = self._with_shares(state, logits.float().softmax(1), found, safety)
         return state
 
     def _with_shares(self, state: State, newest_BK: Tensor, found: Evidence, safety: Safety) -> State:

@@ -63,15 +63,18 @@ class Layer:
             return x
         return x.reshape(*x.shape[:2], -1, 1)
 
+    def held(self) -> dict[str, Tensor]:
+        """Statistics that a batch norm normalises with, by name."""
+        buffers = {name: self.module._buffers.get(name) for name in ("running_mean", "running_var")}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
     @torch.no_grad()
     def write(self, moments: Moments) -> None:
         """Let a batch norm normalise with these from now on."""
         assert self.running
-        buffers = self.module._buffers
-        for name, value_C in (("running_mean", moments.mean_C), ("running_var", moments.var_C)):
-            buffer = buffers.get(name)
-            if buffer is not None:
-                buffer.copy_(value_C)
+        told = {"running_mean": moments.mean_C, "running_var": moments.var_C}
+        for name, buffer in self.held().items():
+            buffer.copy_(told[name])
 
     def moved(self, y: Tensor, moments: Moments) -> Tensor:
         """Outputs of a group or layer norm, whose moments are `moments`, with those of the source."""

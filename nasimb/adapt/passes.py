@@ -42,6 +42,9 @@ class Passes:
         self.layers = {layer.name: layer for layer in adaptable(self.model, outputs)}
         tensors = [*self.model.parameters(), *self.model.buffers()]
         self.device = tensors[0].device
+        # As they are: moments are float32, whatever the model is.
+        held = [layer.held().values() for layer in self.layers.values() if layer.running]
+        self._trained = [(buffer, buffer.clone()) for buffers in held for buffer in buffers]
         self._seen: Seen | None = None
         self._moved: dict[str, Moments] = {}
         self._heard = False
@@ -86,7 +89,8 @@ class Passes:
     def write_source(self) -> None:
         """Back to what the model was trained with."""
         self._moved.clear()
-        self.write({name: layer.source for name, layer in self.layers.items() if layer.running})
+        for buffer, trained in self._trained:
+            buffer.copy_(trained)
 
     def unhooked(self) -> nn.Module:
         """A copy of the model as it is now, that nobody watches."""

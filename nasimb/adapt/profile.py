@@ -145,7 +145,10 @@ def check_profile(profile: ClassProfile, passes: Passes) -> None:
 
 
 def check_classes(profile: ClassProfile | None, classes: int) -> None:
-    """Raises InputError where a profile is of a model of other classes."""
+    """Raises InputError where predictions say nothing, or a profile is of a model of other classes."""
+    if classes < 2:
+        do = "Give both classes a logit, torch.cat([torch.zeros_like(logit), logit], 1), or set safety=None."
+        raise InputError("a model must have 2 classes at least to be watched", got=f"{classes} logit an image", do=do)
     if profile is not None and len(profile.shares_K) != classes:
         do = "Make one with class_profile of this very model."
         raise InputError(f"a profile must have the {classes} classes of the model", got=len(profile.shares_K), do=do)
@@ -208,13 +211,13 @@ def class_profile(
         for name, x_BCHW in maps.items():
             of_layer = sums.setdefault(name, ClassSums(classes, x_BCHW.shape[1], x_BCHW.device))
             of_layer.add(x_BCHW, labels.to(x_BCHW.device))
-        predictions.append(logits_BK.softmax(1))
+        predictions.append(logits_BK.float().softmax(1))
     predictions_NK = torch.cat(predictions)
     layers = {name: one.profile() for name, one in sums.items()}
     shares_K = _shares_behind(passes, layers, labels_N.to(passes.device), predictions_NK.shape[1])
     running = {name: passes.layers[name].running for name in layers}
     reference = _reference(passes, layers, images_NCHW, labels_N.cpu(), torch.Generator().manual_seed(seed))
-    predicted_K = shares_K @ _by_class(predictions_NK, labels_N.to(passes.device))
+    predicted_K = _mean_prediction(predictions_NK, labels_N.to(passes.device), shares_K)
     return ClassProfile(shares_K, predicted_K, layers, running, reference)
 
 
@@ -224,7 +227,7 @@ def _shares_behind(passes: Passes, layers: Mapping[str, LayerProfile], labels_N:
     own_K, equal_K = counts_K / counts_K.sum(), (counts_K > 0).float() / (counts_K > 0).sum()
     along, length = 0.0, 0.0
     for name, layer in layers.items():
-        if passes.layers[name].running:
+        if passes.layers[name].running and passes.layers[name].knows_mean:
             source, own, equal = passes.layers[name].source, layer.moments(own_K), layer.moments(equal_K)
             weight_C = 1 / (own.var_C + EPSILON)
             step_C = equal.mean_C - own.mean_C
@@ -233,12 +236,10 @@ def _shares_behind(passes: Passes, layers: Mapping[str, LayerProfile], labels_N:
     return torch.lerp(own_K, equal_K, min(1.0, max(0.0, along / length))) if length > 0 else own_K
 
 
-def _by_class(predictions_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Mean prediction of the images of each class, [K, K]; of all images for a class that has none."""
-    classes = predictions_NK.shape[1]
-    sums_KK = predictions_NK.new_zeros(classes, classes).index_add_(0, labels_N, predictions_NK)
-    counts_K1 = torch.bincount(labels_N, minlength=classes)[:, None]
-    return torch.where(counts_K1 > 0, sums_KK / counts_K1.clamp(min=1), predictions_NK.mean(0))
+def _mean_prediction(predictions_NK: Tensor, labels_N: Tensor, shares_K: Tensor) -> Tensor:
+    """Of images whose classes are in these shares; a class without images has none."""
+    of_image_K = shares_K / torch.bincount(labels_N, minlength=len(shares_K)).clamp(min=1)
+    return of_image_K[labels_N] @ predictions_NK
 
 
 class ClassSums:
@@ -295,10 +296,10 @@ def _reference(
             images = images_NCHW[window.to(images_NCHW.device)].to(passes.device)
             seen: dict[str, Sampled] = {}
             passes.write_source()
-            probabilities_NK = passes.run(images, _sample(seen)).softmax(1)
+            probabilities_NK = passes.run(images, _sample(seen)).float().softmax(1)
             if len(window) >= FEWEST:
                 shifts.append(unexplained_shift(layers, probabilities_NK.mean(0), seen))
-            found[kind].append(information(passes.run(images, lambda name, x_BCHW: moments(x_BCHW)).softmax(1)))
+            found[kind].append(information(passes.run(images, lambda name, x_BCHW: moments(x_BCHW)).float().softmax(1)))
     single_information = fmean(found["single"]) if found["single"] else None
     return Reference(fmean(found["many"]), single_information, max(shifts, default=0.0))
 

@@ -105,7 +105,7 @@ def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, w
 
 
 def _newest(before_NK: Tensor | None, logits_BK: Tensor, window: int) -> Tensor:
-    newest_BK = logits_BK.softmax(1)
+    newest_BK = logits_BK.float().softmax(1)
     return (newest_BK if before_NK is None else torch.cat([before_NK, newest_BK]))[-window:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections import Counter
@@ -170,7 +171,7 @@ def test_single_images_add_up_to_a_window(made: Made) -> None:
 @pytest.mark.parametrize("batch", [2, 4])
 def test_looks_at_a_steady_stream_in_small_batches_do_not_find_a_change(made: Made, batch: int) -> None:
     adapter = adapter_of(made, look=128)
-    logits_of(adapter, corrupted(made.images_NCHW[:1024]), batch)
+    logits_of(adapter, corrupted(made.images_NCHW[:512]), batch)
     assert reasons(adapter.log)[Reason.CHANGED] == 0
     assert sum(entry.adapted for entry in adapter.log) > 0.75 * len(adapter.log)
 
@@ -259,6 +260,39 @@ def test_a_model_that_fails_in_the_middle_leaves_no_trace(made: Made) -> None:
         with pytest.raises(InputError, match="seven"):
             told(part[:7] + 1)
         assert torch.equal(told(part), spared(part))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_precisions_are_described_and_adapted_and_the_source_is_exact(
+    made: Made, dtype: torch.dtype
+) -> None:
+    model = copy.deepcopy(made.model).to(dtype)
+    model.blocks[0][1].running_mean.add_(1e-9)  # more than float32 can tell
+    images, labels = noisy(made.images_NCHW[:1024]).to(dtype), made.labels_N[:1024]
+    profile = class_profile(model, made.images_NCHW[1024:1536].to(dtype), made.labels_N[1024:1536])
+    adapter = BatchNormAdapter(model, profile=profile)
+    found = logits_of(adapter, images, 64)
+    assert found.dtype is dtype
+    assert accuracy(found, labels) > accuracy(logits_of(model, images, 512), labels) + 0.2
+    adapter.reset()
+    assert torch.equal(adapter.adapted_model()(images), logits_of(model, images, 1024))
+    assert torch.equal(BatchNormAdapter(model, "source")(images), logits_of(model, images, 1024))
+
+
+def test_under_autocast_it_adapts_as_without(made: Made) -> None:
+    images, labels = noisy(made.images_NCHW[:1024]), made.labels_N[:1024]
+    expected = accuracy(logits_of(adapter_of(made), images, 64), labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = logits_of(adapter_of(made), images, 64)
+    assert accuracy(found, labels) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_model_of_one_logit_cannot_be_watched() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    images = torch.zeros(4, 3, 2, 2)
+    with pytest.raises(InputError, match=r"2 classes at least to be watched; got 1 logit an image\. Give both"):
+        BatchNormAdapter(model)(images)
+    assert BatchNormAdapter(model, safety=None)(images).shape == (4, 1)
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))

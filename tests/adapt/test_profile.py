@@ -21,6 +21,7 @@ from nasimb.adapt.profile import ClassSums, square_shift, unexplained_shift
 from nasimb.errors import InputError
 from nasimb.nn.mixing import sampled
 from nasimb.nn.moments import Moments
+from nasimb.nn.norms.evonorm_b0 import PlainEvoNormB0
 
 CHANNELS = 2
 
@@ -129,6 +130,44 @@ def test_the_classes_behind_the_statistics_need_not_be_those_of_the_images(made:
         model = with_statistics_of(made.model, made.images_NCHW[behind_N])
         found = class_profile(model, made.images_NCHW[long_N], made.labels_N[long_N])
         assert_close(found.shares_K, wanted_K, rtol=0, atol=0.06)
+
+
+def test_many_classes_take_no_table_of_classes(made: Made) -> None:
+    """100,000 classes: a table of them would take 40 GB."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 100_000)
+    )
+    found = class_profile(model, made.images_NCHW[:40], torch.arange(40) * 2000)
+    assert float(found.predicted_K.sum()) == pytest.approx(1, abs=1e-4)
+    assert int((found.shares_K > 0).sum()) == 40
+
+
+def test_norms_without_means_say_nothing_of_the_shares(made: Made) -> None:
+    convolution = nn.Conv2d(3, 4, 3, bias=False)
+    model = nn.Sequential(convolution, PlainEvoNormB0(4, 1e-5, 0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    # Many bright and a few dark ones: equally many would be nearer to 0.
+    bright, dark = ((made.labels_N == k).nonzero()[:, 0] for k in (2, 3))
+    images_NCHW = made.images_NCHW[torch.cat([bright[:150], dark[:50]])]
+    found = class_profile(model, images_NCHW, torch.arange(200) // 150)
+    assert_close(found.shares_K, torch.tensor([0.75, 0.25, 0, 0]))
+
+
+def test_the_noise_of_the_means_of_classes_is_that_of_drawing_other_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = [3, 12, 40]
+    labels_N = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    profiles = []
+    for _ in range(300):
+        of_images = labels_N[:, None, None, None] + 0.7 * torch.randn(
+            len(labels_N), CHANNELS, 1, 1, generator=generator
+        )
+        sums = ClassSums(3, CHANNELS, torch.device("cpu"))
+        sums.add(of_images + 0.5 * torch.randn(len(labels_N), CHANNELS, 2, 2, generator=generator), labels_N)
+        profiles.append(sums.profile())
+    true_KC = torch.stack([one.mean_KC for one in profiles]).var(0)
+    found_KC = torch.stack([one.noise_KC for one in profiles]).mean(0)
+    assert_close(found_KC, true_KC, rtol=0.25, atol=0)
+    assert_close(found_KC[:, 0], (0.7**2 + 0.5**2 / 4) / torch.tensor(counts), rtol=0.05, atol=0)
 
 
 def test_windows_of_one_class_say_less_than_those_of_many(made: Made) -> None:
