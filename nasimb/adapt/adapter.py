@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
 from nasimb.adapt.passes import Passes, check_images
+from nasimb.adapt.pixels import pixel_change, pixels_with
 from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, square_shift, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
 from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
@@ -184,14 +185,16 @@ class BatchNormAdapter:
         logits, after = self._adapted(images, state, fully=looks)
         check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
+        after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images))
         if state.adapting and not looks and after.unjudged < JUDGED:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
             return logits, after, entry
         found = self._evidence(replace(after, unjudged=0), looks)
-        if state.adapting and looks:
-            found = replace(found, change=_change(after))
+        if state.adapting:
+            found = replace(found, change=_change(after, looks))
         reference = self.profile.reference if self.profile else None
         reason = judge(found, safety, logits.shape[1], reference, adapting=state.adapting, suspected=state.suspected)
+        after = replace(after, pixels=_pooled(after.pixels, after.newest_pixels), newest_pixels=None)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
@@ -358,18 +361,25 @@ def _begun_anew(batches: int, *, suspected: bool) -> State:
     return State(batches=batches, since=batches + 1, suspected=suspected)
 
 
-def _pooled(before: Sampled | None, newest: Sampled) -> Sampled:
+def _pooled(before: Sampled | None, newest: Sampled | None) -> Sampled:
+    assert newest is not None
     return newest if before is None else pooled_samples(before, newest)
 
 
-def _change(state: State) -> float | None:
-    """Mean over the layers of how far the images of this look are from the stream before it."""
+def _change(state: State, looks: bool) -> float | None:
+    """How far the newest images are from the stream before them: by their pixels, and after a look by the layers.
+
+    Of the layers the mean.
+    """
     found = []
-    for name, one in state.of_look.items():
+    for name, one in state.of_look.items() if looks else ():
         before = state.before_look.get(name)
         if isinstance(before, Sampled) and one.images >= JUDGED:
             noise_C = one.mean_variance_C + before.mean_variance_C
             of_var_C = one.var_variance_C + before.var_variance_C
             both = replace(one, mean_variance_C=noise_C, var_variance_C=of_var_C)
             found.append(square_shift(before.moments, both))
-    return fmean(found) if found else None
+    changes = [fmean(found)] if found else []
+    if state.pixels is not None and state.newest_pixels is not None and state.newest_pixels.images >= JUDGED:
+        changes.append(pixel_change(state.pixels, state.newest_pixels))
+    return max(changes, default=None)

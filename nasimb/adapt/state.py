@@ -51,6 +51,7 @@ class State:
         weights: of the target in them.
         of_source: what the unadapted model's layers saw in this look.
         of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
+        pixels: of the stream; newest_pixels: of the images since the evidence was last weighed.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
@@ -70,6 +71,8 @@ class State:
     of_source: Mapping[str, Sampled] = field(default_factory=dict)
     of_look: Mapping[str, Sampled] = field(default_factory=dict)
     before_look: Mapping[str, Known] = field(default_factory=dict)
+    pixels: Sampled | None = None
+    newest_pixels: Sampled | None = None
     predictions_NK: Tensor | None = None
     source_predictions_NK: Tensor | None = None
     shares_K: Tensor | None = None
@@ -90,7 +93,9 @@ def new_look(state: State) -> State:
     state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
     if state.adapting:
         return replace(state, of_look={}, before_look=state.known)
-    return replace(state, since=state.batches, predictions_NK=None, known={}, moments={}, weights={}, measured=0)
+    return replace(
+        state, since=state.batches, predictions_NK=None, pixels=None, known={}, moments={}, weights={}, measured=0
+    )
 
 
 def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:
