@@ -16,7 +16,7 @@ from nasimb.nn.mixing import EPSILON, Sampled, pooled_samples, sampled
 SIDE = 16
 """Pixels of a side that are looked at, at least, where an image has more: neighbours say much the same."""
 
-BEYOND_NOISE = 25.0
+BEYOND_NOISE = 16.0
 """Times its noise that a mean square shift must be: now and then few images differ from many by a few times as much."""
 
 

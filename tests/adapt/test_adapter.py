@@ -337,7 +337,7 @@ def test_rollback_puts_back_the_state_of_the_last_look(made: Made) -> None:
     logits_of(adapter, short(made, 64), 32)
     healthy = adapter.state
     assert healthy.good is not None
-    logits_of(adapter, corrupted(made.images_NCHW[:320]), 32)
+    logits_of(adapter, noisy(made.images_NCHW[100:420], seed=1), 32)
     assert adapter.state.moments is not healthy.good.moments
     adapter.rollback()
     assert adapter.state.moments is healthy.good.moments

@@ -44,4 +44,4 @@ def test_more_of_the_same_is_no_change(seed: int, count: int) -> None:
 @pytest.mark.parametrize("change", [{"bright": 40.0}, {"contrast": 0.3}, {"contrast": 2.5}])
 def test_other_light_is_a_change(change: dict[str, float]) -> None:
     stream = pixels_with(None, drawn(256, 0))
-    assert pixel_change(stream, pixels_with(None, drawn(32, 1, **change))) > 0.3
+    assert pixel_change(stream, pixels_with(None, drawn(64, 1, **change))) > 0.3
