@@ -29,8 +29,8 @@ from nasimb.nn.moments import Moments
 SETTLED, SPARSE = 512, 32
 """Once a strategy that learns has seen so many images, one batch in 32 brings it up to date."""
 
-JUDGED = 32
-"""New images after which the evidence is weighed again."""
+JUDGED, JUDGED_SETTLED = 32, 128
+"""New images after which the evidence is weighed again, and that once the strategy is settled."""
 
 LOOK = 64
 """Images of a look at a healthy adaptation."""
@@ -185,11 +185,15 @@ class BatchNormAdapter:
         logits, after = self._adapted(images, state, fully=looks)
         check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
-        after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images))
-        if state.adapting and not looks and after.unjudged < JUDGED:
+        if after.moments is not state.moments:
+            after = replace(after, shift=self._shift(after))
+        judged = JUDGED_SETTLED if state.adapting and state.measured >= SETTLED else JUDGED
+        if looks or after.unjudged > judged - max(JUDGED, len(images)):  # only those that will be judged next
+            after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images))
+        if state.adapting and not looks and after.unjudged < judged:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
             return logits, after, entry
-        found = self._evidence(replace(after, unjudged=0), looks)
+        found = self._evidence(after, looks)
         if state.adapting:
             found = replace(found, change=_change(after, looks))
         reference = self.profile.reference if self.profile else None
@@ -283,7 +287,7 @@ class BatchNormAdapter:
             len(predictions_NK),
             information(predictions_NK),
             serial_dependence(predictions_NK, self.safety.reach),
-            self._shift(state),
+            state.shift,
             entropy=float(entropy(predictions_NK.mean(0))),
             begun_entropy=state.begun_entropy,
         )

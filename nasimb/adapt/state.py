@@ -48,7 +48,7 @@ class State:
         batches: so far; since: number of the batch from which on images are known.
         known: what the strategy carries, by layer.
         moments: what each layer normalises with; none: with the source's.
-        weights: of the target in them.
+        weights: of the target in them. shift: largest of a layer's means, see `Evidence`.
         of_source: what the unadapted model's layers saw in this look.
         of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
         pixels: of the stream; newest_pixels: of the images since the evidence was last weighed.
@@ -68,6 +68,7 @@ class State:
     known: Mapping[str, Known] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    shift: float = 0.0
     of_source: Mapping[str, Sampled] = field(default_factory=dict)
     of_look: Mapping[str, Sampled] = field(default_factory=dict)
     before_look: Mapping[str, Known] = field(default_factory=dict)

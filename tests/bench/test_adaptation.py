@@ -158,9 +158,10 @@ def test_time_is_taken_against_the_network_as_it_is(digits: Callable[..., Condit
             return self.network(images_BCHW) + self.network(images_BCHW)
 
     found = list(timed(digits(clock=time.perf_counter, repetitions=5), lambda net, task: lambda s: Twice(net)))
-    assert [figure.figure for figure in found] == ["adaptation_over_plain_64", "adaptation_over_plain_200"]
+    names = ("adaptation_over_plain", "adaptation_from_start_over_plain")
+    assert [figure.figure for figure in found] == [f"{name}_{size}" for size in (64, 200) for name in names]
     assert all(1.4 < (figure.value or 0) < 2.8 for figure in found)
-    assert [figure.detail["images"] for figure in found] == [960, 1000]
+    assert [figure.detail["images"] for figure in found] == [512, 960, 600, 1000]
 
 
 def test_images_are_as_they_come_unless_a_long_tail_is_asked_for(
