@@ -1,4 +1,4 @@
-"""One-step M-estimates of a location: from the source's mean towards that of a few images, without iterating.
+"""One-step M-estimate of a location, without iterating. (For the squared loss it is a mixture of two means.)
 
 Shapes: N images, C channels; `x_NC` are the means of single images over their pixels.
 """
@@ -7,14 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def mean_step(x_NC: Tensor, start_C: Tensor, weight: Tensor | float) -> Tensor:
-    """A step of length `weight` in [0, 1] for the squared loss: 1 lands on the mean of the images.
-
-    Mixing two means is this damped step.
-    """
-    return torch.lerp(start_C, x_NC.mean(0), weight)
 
 
 def huber_step(x_NC: Tensor, start_C: Tensor, var_C: Tensor, clip: float) -> Tensor:

@@ -5,15 +5,7 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from nasimb.adapt.estimates import huber_step, mean_step
-
-
-def test_mean_steps_from_the_start_to_the_mean() -> None:
-    x_NC = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
-    start_C = torch.tensor([0.0, 40.0])
-    assert torch.equal(mean_step(x_NC, start_C, 0.0), start_C)
-    assert_close(mean_step(x_NC, start_C, 0.25), torch.tensor([0.5, 35.0]))
-    assert_close(mean_step(x_NC, start_C, 1.0), torch.tensor([2.0, 20.0]))
+from nasimb.adapt.estimates import huber_step
 
 
 def test_huber_clips_what_is_far_and_counts_only_what_is_near() -> None:
