@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -120,7 +121,7 @@ class Mixed(Estimator):
             self._source.see(x_BCHW)
         else:
             self._means_BC.append(x_BCHW.float().mean((2, 3)))
-            self._squares_BC.append(squares_around(x_BCHW, self._centre_C()))
+            self._squares_BC.append(squares_around(x_BCHW, self._centre_C))
         self._seen += len(x_BCHW)
         self._parts += 1
 
@@ -135,7 +136,9 @@ class Mixed(Estimator):
         mixture = mixed(source, target.moments, weight, variance_weight(source, target, self._source_images))
         return Settled(mixture, [mixture] * self._parts)
 
+    @cached_property
     def _centre_C(self) -> Tensor:
+        """Of the source, all of which comes before the first part of the target."""
         return self._source.moments().mean_C
 
     def _of_target(self) -> Sampled:
@@ -148,7 +151,7 @@ class Mixed(Estimator):
                 got=worth,
                 do="Raise calibration_images, or use another calibration.",
             )
-        return fading(sampled_images(torch.cat(self._means_BC), torch.cat(self._squares_BC), self._centre_C()), worth)
+        return fading(sampled_images(torch.cat(self._means_BC), torch.cat(self._squares_BC), self._centre_C), worth)
 
 
 class Running(Estimator):

@@ -82,8 +82,10 @@ def sampled_images(means_BC: Tensor, squares_BC: Tensor, centre_C: Tensor) -> Sa
     """`sampled` from the means of single images, and their mean squares around any centre."""
     images = len(means_BC)
     mean_C = means_BC.mean(0)
-    step_C = mean_C - centre_C
-    squares_BC = squares_BC - 2 * (means_BC - centre_C) * step_C + step_C**2
+    # In float64, and never below 0: far from the centre nearly all of it cancels.
+    from_centre_BC = means_BC.double() - centre_C.double()
+    step_C = from_centre_BC.mean(0)
+    squares_BC = (squares_BC.double() - 2 * from_centre_BC * step_C + step_C**2).clamp(min=0).float()
     freedom = max(images - 1, 1)
     return Sampled(
         Moments(mean_C, squares_BC.mean(0)),
