@@ -49,10 +49,12 @@ def compare_calibrations(
         return None
     known = {trial.candidate: trial for trial in trials if trial.state == FINISHED}
     share = heads.costs.relative(macs_share(scoring, winner.subnet))
-    seconds = share * heads.costs.features_seconds() + (known[winner].seconds if winner in known else 0.0)
+    # The trial's own seconds have its features in them, but it may have shared them with others of its batch.
+    seconds = max(share * heads.costs.features_seconds(), known[winner].seconds if winner in known else 0.0)
     held_out: dict[str, Shown] = {}
     left_out: dict[str, str] = {}
-    for number, policy in enumerate(scoring.calibrations):
+    # What all others are compared with comes first: time may run out.
+    for number, policy in enumerate(sorted(scoring.calibrations, key=lambda policy: policy != BASE)):
         candidate = replace(winner, calibration=policy)
         tick = partial(session.tick, PHASE, number / len(scoring.calibrations), f"calibration {policy}")
         tick()

@@ -148,7 +148,7 @@ def make_calibrations(
     Args:
         supernet: whose largest subnet `inherit` calibrates here.
         source_BCHW: class-balanced images of its source.
-        limit: most images of the target.
+        limit: most images of each side.
 
     Raises:
         InputError: no such policy.
@@ -158,7 +158,7 @@ def make_calibrations(
         if name not in CALIBRATIONS:
             raise unknown_name("calibration", name, CALIBRATIONS)
         policy = CALIBRATIONS[name]
-        sources_BCHW = source_BCHW[: policy.source].to(device)
+        sources_BCHW = source_BCHW[: limit if policy.source is None else policy.source].to(device)
         target_BCHW, worth = sources_BCHW[:0], 0
         if policy.target is not None:
             positions_B = calibration_positions(target, policy.target, seed=seed, limit=limit)
