@@ -39,7 +39,9 @@ def adapt(
             help="Write the adapted model here, as a new model folder, if the verdict is to adapt; exit code 1 if not."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Save it whatever the verdict.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Save it against the verdict, if the last images were adapted to.")
+    ] = False,
     device: Device = "auto",
     skip_bad_images: SkipBadImages = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -69,8 +71,6 @@ def adapt(
             device=choose_device(device), skip_bad_images=skip_bad_images,
         )  # fmt: skip
         found = dry_run(watched, watcher=watcher, stop=stop)
-    if report is not None:
-        write_page(found, report)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
@@ -79,9 +79,14 @@ def adapt(
             stdout().print(terminal_table(table, title=title))
         for line in summary(found):
             print(line)
+    if report is not None:  # last, so that a disk that is full takes away nothing else
+        write_page(found, report)
     if save is not None:
         if not (found.verdict.adapt or force):
-            typer.echo(f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway.", err=True)
+            typer.echo(
+                f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway, if the last images were adapted to.",
+                err=True,
+            )
             raise typer.Exit(1)
         save_adapted(found, save)
         typer.echo(f"saved in {save}", err=as_json)

@@ -58,13 +58,16 @@ def monitor(
     with importing():
         from nasimb.onsite.charts import picture_of
         from nasimb.onsite.monitor import closing_lines, line, new_alarms, write_lines
-        from nasimb.onsite.page import check_writable, write_picture
+        from nasimb.onsite.page import check_new, check_writable, write_picture
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
 
-    for file in (picture, None if jsonl in (None, "-") else Path(str(jsonl))):
+    log = None if jsonl in (None, "-") else Path(str(jsonl))
+    for file in (picture, log):
         if file is not None:
             check_writable(file)
+    if log is not None:
+        check_new(log, picture)
     records: list[Record] = []
     people = sys.stderr if jsonl == "-" else sys.stdout
     with watching(speaking=False) as (_, stop), ExitStack() as files:

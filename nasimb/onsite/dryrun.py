@@ -177,9 +177,12 @@ def save_adapted(found: DryRun, folder: Path) -> None:
     """Write the model with the statistics that it has after the last image, as a new model folder.
 
     Raises:
-        InputError: see `check_can_be_saved`; or the norms are not batch norms.
+        InputError: see `check_can_be_saved`; or the norms are not batch norms, or nothing was adapted to in the end.
     """
     check_can_be_saved(found.watched.strategy, folder)
+    if not found.watched.adapter.state.adapting:
+        do = "There is nothing to save: the last images were not adapted to, and the model is as it was."
+        raise InputError("a model to save must have adapted statistics", got=f"those of {found.watched.folder}", do=do)
     adapted = found.watched.adapter.adapted_model()
     assert isinstance(adapted, Model)
     before = found.model.description

@@ -37,18 +37,25 @@ ABOUT = {
 
 def check_writable(file: Path) -> None:
     """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
-    if not file.parent.is_dir() or file.is_dir():
+    if not file.parent.is_dir() or (file.exists() and not file.is_file()):
         raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
+
+
+def check_new(log: Path, picture: Path | None) -> None:
+    """Raise InputError where lines would be written over a file that is there, or over those of the picture."""
+    if log.exists() or (picture is not None and picture.resolve() == log.resolve()):
+        got = f"{log}, which is there" if log.exists() else f"{log} for both"
+        raise InputError("JSON lines must go to a file of their own", got=got, do="Name another, or move it away.")
 
 
 def write_page(found: DryRun, file: Path) -> None:
     """Write it whole or not at all."""
-    replace_whole(file, page(found).encode())
+    replace_whole(file, page(found).encode("utf-8", "replace"))
 
 
 def write_picture(picture: Picture, file: Path) -> None:
     """Write it whole or not at all."""
-    replace_whole(file, svg(picture).encode())
+    replace_whole(file, svg(picture).encode("utf-8", "replace"))
 
 
 def svg(picture: Picture) -> str:

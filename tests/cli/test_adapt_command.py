@@ -107,15 +107,28 @@ def test_json_says_what_the_tables_say(command: Command, run: Path, foggy: Path)
     assert all(layer["p_value"] < 1e-4 for layer in values["layers"] if layer["layer"] == "backbone.stem_norm")
 
 
-def test_a_refused_model_is_saved_by_force_only(command: Command, run: Path, foggy: Path) -> None:
+def test_a_model_that_was_not_adapted_is_not_saved_as_one_even_by_force(
+    command: Command, run: Path, foggy: Path
+) -> None:
     alone = ("adapt", "run", "--data", "folder:foggy", "--order", "given", "--save", "adapted")
     found = command(*alone)
     assert found.code == 1
     assert found.out.startswith("Do not adapt: ")
     assert "nothing was saved" in found.error
     assert not Path("adapted").exists()
-    assert command(*alone, "--force").code == 0
-    assert load("adapted").classes == ("0", "1", "2", "3", "4")
+    forced = command(*alone, "--force")
+    assert forced.code == 2
+    assert "must have adapted statistics" in forced.error
+    assert not Path("adapted").exists()
+
+
+def test_lines_are_never_written_over_a_file_that_is_there(command: Command, run: Path, foggy: Path) -> None:
+    Path("mine.npz").write_bytes(b"mine")
+    found = command("monitor", "run", "--data", "folder:foggy", "--jsonl", "mine.npz")
+    assert found.code == 2
+    assert "must go to a file of their own" in found.error
+    assert Path("mine.npz").read_bytes() == b"mine"
+    assert command("monitor", "run", "--data", "folder:foggy", "--jsonl", "a", "--picture", "a").code == 2
 
 
 def test_names_are_text_on_the_page(command: Command, run: Path, foggy: Path) -> None:
