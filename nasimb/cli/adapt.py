@@ -84,7 +84,7 @@ def adapt(
     if save is not None:
         if not (found.verdict.adapt or force):
             typer.echo(
-                f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway, if the last images were adapted to.",
+                f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway.",
                 err=True,
             )
             raise typer.Exit(1)

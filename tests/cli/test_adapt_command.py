@@ -107,9 +107,7 @@ def test_json_says_what_the_tables_say(command: Command, run: Path, foggy: Path)
     assert all(layer["p_value"] < 1e-4 for layer in values["layers"] if layer["layer"] == "backbone.stem_norm")
 
 
-def test_what_was_not_adapted_is_not_saved_even_by_force(
-    command: Command, run: Path, foggy: Path
-) -> None:
+def test_what_was_not_adapted_is_not_saved_even_by_force(command: Command, run: Path, foggy: Path) -> None:
     alone = ("adapt", "run", "--data", "folder:foggy", "--order", "given", "--save", "adapted")
     found = command(*alone)
     assert found.code == 1
