@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from made_net import Made, trained
+
+from adapt.made_net import Made, trained
 
 
 @pytest.fixture(scope="session")

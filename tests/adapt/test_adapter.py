@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_net import CLASSES, Made, accuracy, corrupted, drawn_images, noisy
 from torch import Tensor, nn
 
+from adapt.made_net import CLASSES, Made, accuracy, corrupted, drawn_images, noisy
 from nasimb.adapt import BatchNormAdapter, Entry, Reason, Safety, class_profile
 from nasimb.adapt.strategies import STRATEGIES
 from nasimb.errors import InputError

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from made_net import Made
 from torch import Tensor, nn
 
+from adapt.made_net import Made
 from nasimb.adapt.passes import Passes
 from nasimb.errors import InputError
 from nasimb.nn.moments import Moments, moments

@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_net import CLASSES, Made, corrupted
 from scipy import stats
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from adapt.made_net import CLASSES, Made, corrupted
 from nasimb.adapt import BatchNormAdapter, ClassProfile, class_profile
 from nasimb.adapt.profile import ClassSums, square_shift, unexplained_shift
 from nasimb.errors import InputError
