@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +16,24 @@ from torch import Tensor, nn
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
 from nasimb.adapt.passes import Passes, check_images
-from nasimb.adapt.pixels import pixel_change, pixels_with
-from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, square_shift, unexplained_shift
+from nasimb.adapt.pixels import pixels_with
+from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, unexplained_shift
 from nasimb.adapt.safety import Evidence, Reason, Safety, judge
-from nasimb.adapt.state import Entry, State, mean_weight, new_look, remember
+from nasimb.adapt.state import Entry, State, change, mean_weight, new_look, pooled, remember
 from nasimb.adapt.strategies import MEMORY, Correct, named, unchanged
 from nasimb.errors import InputError
-from nasimb.nn.mixing import EPSILON, Sampled, fading, pooled_samples, sampled
+from nasimb.nn.mixing import EPSILON, Sampled, fading, sampled
 from nasimb.nn.moments import Moments
 
-SETTLED, SPARSE = 512, 32
-"""Once a strategy that learns has seen so many images, one batch in 32 brings it up to date."""
+SETTLED, SPARSE = 512, 64
+"""Once a strategy that learns has seen so many images, one batch in 64 brings it up to date."""
 
 JUDGED, JUDGED_SETTLED = 32, 128
 """New images after which the evidence is weighed again, and that once the strategy is settled."""
 
 LOOK = 64
-"""Images of a look at a healthy adaptation."""
+"""Images of a look at a healthy adaptation, and of a batch that brings a settled one up to date: of a batch of twice as
+many or more, some are left out."""
 
 LOG = 10_000
 """Batches whose entries are kept."""
@@ -119,6 +119,11 @@ class BatchNormAdapter:
         return tuple(self._log)
 
     @property
+    def newest(self) -> Entry | None:
+        """The entry of the newest batch, without a copy of the others."""
+        return self._log[-1] if self._log else None
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that are adapted."""
         return tuple(self._passes.layers)
@@ -153,7 +158,7 @@ class BatchNormAdapter:
                 raise InputError("only batch norms keep what they adapted to", got="group or layer norms", do=do)
             serves = self._state.adapting or self.safety is None
             self._use(self._state.moments if serves else {})
-            return self._passes.unhooked()
+            return self._passes.copied()
 
     # One batch -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +170,7 @@ class BatchNormAdapter:
             return self._passes.run(images), state, Entry(number, len(images), False, Reason.NEVER, Evidence(0))
         if self.safety is None:
             logits, state = self._adapted(images, state, fully=False)
-            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), mean_weight(state))
+            entry = Entry(number, len(images), True, Reason.UNWATCHED, Evidence(0), state.weight)
             return logits, state, entry
         if not state.adapting and self._rests(state, self.safety):
             self._use({})
@@ -176,34 +181,38 @@ class BatchNormAdapter:
     def _watched(self, images: Tensor, state: State, number: int, safety: Safety) -> tuple[Tensor, State, Entry]:
         looks = not self._rests(state, safety)
         logits_source = None
+        some = slice(None, None, _every(images) if state.adapting else 1)
         if looks:
             if state.rested:  # what was seen before the rest is no neighbour of what comes now
                 state = new_look(state)
-            logits_source, state = self._unadapted(images, state)
+            logits_source, state = self._unadapted(images[some], state)
         else:
             state = replace(state, rested=state.rested + len(images))
         logits, after = self._adapted(images, state, fully=looks)
         check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
+        if logits_source is not None:
+            flipped = int((logits[some].argmax(1) != logits_source.argmax(1)).sum())
+            after = replace(after, flipped=after.flipped + flipped)
         if after.moments is not state.moments:
             after = replace(after, shift=self._shift(after))
         judged = JUDGED_SETTLED if state.adapting and state.measured >= SETTLED else JUDGED
         if looks or after.unjudged > judged - max(JUDGED, len(images)):  # only those that will be judged next
             after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images))
         if state.adapting and not looks and after.unjudged < judged:
-            entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), mean_weight(after))
+            entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), after.weight)
             return logits, after, entry
         found = self._evidence(after, looks)
         if state.adapting:
-            found = replace(found, change=_change(after, looks))
+            found = replace(found, change=change(after, looks, JUDGED))
         reference = self.profile.reference if self.profile else None
         reason = judge(found, safety, logits.shape[1], reference, adapting=state.adapting, suspected=state.suspected)
-        after = replace(after, pixels=_pooled(after.pixels, after.newest_pixels), newest_pixels=None)
+        after = replace(after, pixels=pooled(after.pixels, after.newest_pixels), newest_pixels=None)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after
-            return logits, after, Entry(number, len(images), True, reason, found, mean_weight(after))
-        if logits_source is None:
+            return logits, after, Entry(number, len(images), True, reason, found, after.weight)
+        if logits_source is None or len(logits_source) < len(images):
             self._use({})
             logits_source = self._passes.run(images)
         entry = Entry(number, len(images), False, reason, found, 0.0, reason is Reason.COLLAPSE)
@@ -217,13 +226,14 @@ class BatchNormAdapter:
 
     def _unadapted(self, images: Tensor, state: State) -> tuple[Tensor, State]:
         self._use({})
-        keep_B = self._distinct.fresh(images, state.since).positions
+        fresh = self._distinct.fresh(images, state.since).positions
+        keep_B = None if len(fresh) == len(images) else fresh
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
-            of_source[name] = _pooled(of_source.get(name), sampled(x_BCHW[keep_B]))
+            of_source[name] = pooled(of_source.get(name), sampled(_only(x_BCHW, keep_B)))
 
-        logits = self._passes.run(images, seen if self.profile and len(keep_B) else None)
+        logits = self._passes.run(images, seen if self.profile and len(fresh) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
 
     def _adapted(self, images: Tensor, state: State, *, fully: bool) -> tuple[Tensor, State]:
@@ -236,20 +246,21 @@ class BatchNormAdapter:
         if settled and not fully and state.unmeasured < (SPARSE - 1) * len(images):
             self._use(state.moments)
             return self._passes.run(images), replace(state, unmeasured=state.unmeasured + len(images))
-        fresh = self._distinct.fresh(images, state.since) if self._strategy.learns else None
+        every = _every(images) if settled else 1
+        fresh = self._distinct.fresh(images[::every], state.since) if self._strategy.learns else None
         if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
             return self._passes.run(images), replace(state, unmeasured=0)
-        keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions
+        keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions * every
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
         of_look = dict(state.of_look)
 
         def seen(name: str, x_BCHW: Tensor) -> Moments:
-            x_BCHW = x_BCHW if keep_B is None else x_BCHW[keep_B]
-            if fully and state.adapting:
-                of_look[name] = _pooled(of_look.get(name), sampled(x_BCHW))
+            x_BCHW = _only(x_BCHW, keep_B)
             source = self._passes.layers[name].source_beside(x_BCHW)
             found = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
+            if fully and state.adapting:
+                of_look[name] = pooled(of_look.get(name), found.newest or sampled(x_BCHW))
             known[name], moments[name], weights[name] = found.known, found.moments, found.weight
             return found.moments
 
@@ -259,8 +270,11 @@ class BatchNormAdapter:
         if fresh is not None:
             self._distinct.remember(fresh, state.batches)
         measured = state.measured + (len(images) if keep_B is None else len(keep_B))
-        after = replace(state, known=known, moments=moments, weights=weights, of_look=of_look)
-        return logits, replace(after, measured=measured, unmeasured=0)
+        after = replace(
+            state, known=known, moments=moments, weights=weights, weight=mean_weight(weights), of_look=of_look,
+            measured=measured, unmeasured=0,
+        )  # fmt: skip
+        return logits, after
 
     def _correct(self, name: str, state: State) -> Correct:
         """Takes out what other shares of the classes explain."""
@@ -296,9 +310,7 @@ class BatchNormAdapter:
         source_NK = state.source_predictions_NK
         if not looks or source_NK is None:
             return found
-        both = min(len(predictions_NK), len(source_NK))
-        flipped_N = predictions_NK[-both:].argmax(1) != source_NK[-both:].argmax(1)
-        found = replace(found, flips=float(flipped_N.float().mean()))
+        found = replace(found, flips=state.flipped / state.looked)
         if self.profile is None or not state.of_source or next(iter(state.of_source.values())).images < 2:
             return found
         unexplained = unexplained_shift(self.profile.layers, source_NK.mean(0), state.of_source)
@@ -360,30 +372,15 @@ class BatchNormAdapter:
         self._written = moments
 
 
+def _every(images: Tensor) -> int:
+    """So that one image in so many makes a look."""
+    return max(1, len(images) // LOOK)
+
+
+def _only(x_BCHW: Tensor, keep_B: Tensor | None) -> Tensor:
+    return x_BCHW if keep_B is None else x_BCHW[keep_B]
+
+
 def _begun_anew(batches: int, *, suspected: bool) -> State:
     """Nothing is known; images that come again are news."""
     return State(batches=batches, since=batches + 1, suspected=suspected)
-
-
-def _pooled(before: Sampled | None, newest: Sampled | None) -> Sampled:
-    assert newest is not None
-    return newest if before is None else pooled_samples(before, newest)
-
-
-def _change(state: State, looks: bool) -> float | None:
-    """How far the newest images are from the stream before them: by their pixels, and after a look by the layers.
-
-    Of the layers the mean.
-    """
-    found = []
-    for name, one in state.of_look.items() if looks else ():
-        before = state.before_look.get(name)
-        if isinstance(before, Sampled) and one.images >= JUDGED:
-            noise_C = one.mean_variance_C + before.mean_variance_C
-            of_var_C = one.var_variance_C + before.var_variance_C
-            both = replace(one, mean_variance_C=noise_C, var_variance_C=of_var_C)
-            found.append(square_shift(before.moments, both))
-    changes = [fmean(found)] if found else []
-    if state.pixels is not None and state.newest_pixels is not None and state.newest_pixels.images >= JUDGED:
-        changes.append(pixel_change(state.pixels, state.newest_pixels))
-    return max(changes, default=None)

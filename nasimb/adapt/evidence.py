@@ -5,6 +5,7 @@ Shapes: N images in the order of the stream, K classes; `probabilities_NK` are s
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -50,19 +51,20 @@ def serial_dependence(probabilities_NK: Tensor, reach: int) -> float:
     if images < 4 or reach < 1:
         return 0.0
     centred_NK = probabilities_NK.double() - probabilities_NK.double().mean(0)
-    found = float(torch.stack([(centred_NK[lag:] * centred_NK[:-lag]).sum() for lag in range(1, reach + 1)]).sum())
-    place_N = torch.arange(images, dtype=torch.float64, device=centred_NK.device)
-    neighbours_N = place_N.clamp(max=reach) + place_N.flip(0).clamp(max=reach)
-    pairs = float(neighbours_N.sum())
+    summed_NK = centred_NK.cumsum(0)
+    # What follows an image within reach, summed: where it ends before the stream does, and where not.
+    after_NK = torch.cat([summed_NK[reach:], summed_NK[-1:].expand(reach, -1)]) - summed_NK
+    found = float((centred_NK * after_NK).sum())
     squares_N = centred_NK.square().sum(1)
     # A matrix of images or of classes, whichever is smaller, has the same squares.
     gram = centred_NK.T @ centred_NK if centred_NK.shape[1] < images else centred_NK @ centred_NK.T
     # Products of an image with all others sum to minus its square.
-    products = _PairSums(float((gram**2).sum() - (squares_N**2).sum()), float((squares_N**2).sum()),
-                         -float(squares_N.sum()))  # fmt: skip
-    mean = products.total * pairs / (images * (images - 1))
-    variance = _square_over_orders(products, _PairSums(pairs, float((neighbours_N**2).sum()), pairs), images) - mean**2
-    return (2 * found - mean) / variance**0.5 if variance > TINY * products.squares * pairs else 0.0
+    own = float(squares_N.square().sum())
+    products = _PairSums(float(gram.square().sum()) - own, own, -float(squares_N.sum()))
+    neighbours = _neighbours(images, reach)
+    mean = products.total * neighbours.total / (images * (images - 1))
+    variance = _square_over_orders(products, neighbours, images) - mean**2
+    return (2 * found - mean) / variance**0.5 if variance > TINY * products.squares * neighbours.total else 0.0
 
 
 class _PairSums(NamedTuple):
@@ -71,6 +73,13 @@ class _PairSums(NamedTuple):
     squares: float
     rows: float
     total: float
+
+
+@lru_cache(maxsize=64)
+def _neighbours(images: int, reach: int) -> _PairSums:
+    """Of the table that has a 1 where two images are neighbours."""
+    counts = [min(place, reach) + min(images - 1 - place, reach) for place in range(images)]
+    return _PairSums(sum(counts), sum(count**2 for count in counts), sum(counts))
 
 
 def _square_over_orders(a: _PairSums, b: _PairSums, images: int) -> float:

@@ -45,10 +45,7 @@ class Passes:
         # As they are: moments are float32, whatever the model is.
         held = [layer.held().values() for layer in self.layers.values() if layer.running]
         self._trained = [(buffer, buffer.clone()) for buffers in held for buffer in buffers]
-        self._seen: Seen | None = None
         self._moved: dict[str, Moments] = {}
-        self._heard = False
-        self._handles = self._watch()
 
     @torch.no_grad()
     def run(self, images: Tensor, seen: Seen | None = None) -> Tensor:
@@ -58,7 +55,9 @@ class Passes:
             InputError: the model does not take the images, its outputs are no logits, one row an image, or none of
                 its norms was used.
         """
-        self._seen, self._heard = seen, False
+        heard: set[str] = set()
+        # Only while there is something to do: torch calls a module with hooks more slowly.
+        handles = self._watch(seen, heard) if seen is not None or self._moved else []
         try:
             logits = self.model(images)
         except (torch.OutOfMemoryError, InputError):
@@ -67,12 +66,13 @@ class Passes:
             got = f"{images.dtype} {list(images.shape)}: {next(iter(str(error).splitlines()), type(error).__name__)}"
             raise InputError("a model must take the images", got=got, do="Give them as in training.") from error
         finally:
-            self._seen = None
+            for handle in handles:
+                handle.remove()
         if not (isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(images)):
             got = f"{type(logits).__name__} {list(getattr(logits, 'shape', []))}"
             do = "Wrap the model so that its output is the logits alone."
             raise InputError("a model to adapt must give logits [B, K]", got=got, do=do)
-        if seen is not None and not self._heard:
+        if seen is not None and not heard:
             do = "Give the model before torch.export or torch.compile."
             raise InputError("a model to adapt must call its norms", got=f"none of {', '.join(self.layers)}", do=do)
         return logits
@@ -92,44 +92,42 @@ class Passes:
         for buffer, trained in self._trained:
             buffer.copy_(trained)
 
-    def unhooked(self) -> nn.Module:
-        """A copy of the model as it is now, that nobody watches."""
-        for handle in self._handles:
-            handle.remove()
-        try:
-            return copy.deepcopy(self.model)
-        finally:
-            self._handles = self._watch()
+    def copied(self) -> nn.Module:
+        """A copy of the model as it is now."""
+        return copy.deepcopy(self.model)
 
-    def _watch(self) -> list[RemovableHandle]:
+    def _watch(self, seen: Seen | None, heard: set[str]) -> list[RemovableHandle]:
+        """Hooks that ask `seen` and note which layers did; without it, those that move outputs."""
         return [
-            layer.module.register_forward_pre_hook(self._before(layer))
+            layer.module.register_forward_pre_hook(_before(layer, seen, heard))
             if layer.running
-            else layer.module.register_forward_hook(self._after(layer))
+            else layer.module.register_forward_hook(self._after(layer, seen, heard))
             for layer in self.layers.values()
+            if seen is not None or not layer.running
         ]
 
-    def _before(self, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if self._seen is not None:
-                self._heard = True
-                moments = self._seen(layer.name, layer.maps(inputs[0]))
-                if moments is not None:
-                    layer.write(moments)
-
-        return hook
-
-    def _after(self, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+    def _after(self, layer: Layer, seen: Seen | None, heard: set[str]) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if self._seen is not None:
-                self._heard = True
-                moments = self._seen(layer.name, layer.maps(output))
+            if seen is not None:
+                heard.add(layer.name)
+                moments = seen(layer.name, layer.maps(output))
                 if moments is not None:
                     self._moved[layer.name] = moments
             moved = self._moved.get(layer.name)
             return None if moved is None else layer.moved(output, moved)
 
         return hook
+
+
+def _before(layer: Layer, seen: Seen | None, heard: set[str]) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert seen is not None
+        heard.add(layer.name)
+        moments = seen(layer.name, layer.maps(inputs[0]))
+        if moments is not None:
+            layer.write(moments)
+
+    return hook
 
 
 def check_images(images_BCHW: Tensor) -> None:

@@ -113,7 +113,7 @@ class Evidence:
         entropy: of the mean prediction, nats; begun_entropy: when adaptation began.
         change: mean square shift of the newest images from the stream before them.
         divergence: of the mean prediction from the expected one, nats.
-        flips: share of images that the adapted model gives another class than the unadapted one.
+        flips: share of the images of this look that the adapted model gave another class than the unadapted one.
     """
 
     images: int

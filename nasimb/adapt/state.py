@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from nasimb.adapt.pixels import pixel_change
+from nasimb.adapt.profile import square_shift
 from nasimb.adapt.safety import Evidence, Reason
 from nasimb.adapt.strategies import Known
-from nasimb.nn.mixing import Sampled
+from nasimb.nn.mixing import Sampled, pooled_samples
 from nasimb.nn.moments import Moments
 
 
@@ -48,7 +51,8 @@ class State:
         batches: so far; since: number of the batch from which on images are known.
         known: what the strategy carries, by layer.
         moments: what each layer normalises with; none: with the source's.
-        weights: of the target in them. shift: largest of a layer's means, see `Evidence`.
+        weights: of the target in them; weight: their mean over the layers.
+        shift: largest of a layer's means, see `Evidence`.
         of_source: what the unadapted model's layers saw in this look.
         of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
         pixels: of the stream; newest_pixels: of the images since the evidence was last weighed.
@@ -56,7 +60,8 @@ class State:
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
         measured: images behind `known`; unmeasured: images since it was last brought up to date.
-        looked: images for which the unadapted model ran beside, in this look; rested: images since the last look.
+        looked: images for which the unadapted model ran beside, in this look; flipped: those of them that the adapted
+            one gave another class. rested: images since the last look.
         unjudged: images since the evidence was last weighed.
         suspected: whether neighbours in the stream resembled each other so far.
         begun_entropy: of the mean prediction when it began, nats.
@@ -68,6 +73,7 @@ class State:
     known: Mapping[str, Known] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: float = 0.0
     shift: float = 0.0
     of_source: Mapping[str, Sampled] = field(default_factory=dict)
     of_look: Mapping[str, Sampled] = field(default_factory=dict)
@@ -82,6 +88,7 @@ class State:
     measured: int = 0
     unmeasured: int = 0
     looked: int = 0
+    flipped: int = 0
     rested: int = 0
     unjudged: int = 0
     suspected: bool = False
@@ -91,12 +98,13 @@ class State:
 
 def new_look(state: State) -> State:
     """Before the unadapted model runs beside again."""
-    state = replace(state, looked=0, rested=0, of_source={}, source_predictions_NK=None)
+    state = replace(state, looked=0, flipped=0, rested=0, of_source={}, source_predictions_NK=None)
     if state.adapting:
         return replace(state, of_look={}, before_look=state.known)
     return replace(
-        state, since=state.batches, predictions_NK=None, pixels=None, known={}, moments={}, weights={}, measured=0
-    )
+        state, since=state.batches, predictions_NK=None, pixels=None, known={}, moments={}, weights={}, weight=0.0,
+        measured=0,
+    )  # fmt: skip
 
 
 def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, window: int) -> State:
@@ -110,11 +118,34 @@ def remember(state: State, logits_BK: Tensor, source_logits_BK: Tensor | None, w
     return replace(state, source_predictions_NK=_newest(state.source_predictions_NK, source_logits_BK, whole))
 
 
+def mean_weight(weights: Mapping[str, Tensor]) -> float:
+    """Of the target, over the layers; 0 where there is none."""
+    return float(torch.stack([weight.cpu() for weight in weights.values()]).mean()) if weights else 0.0
+
+
 def _newest(before_NK: Tensor | None, logits_BK: Tensor, window: int) -> Tensor:
     newest_BK = logits_BK.float().softmax(1)
     return (newest_BK if before_NK is None else torch.cat([before_NK, newest_BK]))[-window:]
 
 
-def mean_weight(state: State) -> float:
-    """Of the target, over the layers."""
-    return float(torch.stack([weight.cpu() for weight in state.weights.values()]).mean()) if state.weights else 0.0
+def pooled(before: Sampled | None, newest: Sampled | None) -> Sampled:
+    """What was seen before, if anything, and what was seen now."""
+    assert newest is not None
+    return newest if before is None else pooled_samples(before, newest)
+
+
+def change(state: State, looks: bool, least_images: int) -> float | None:
+    """How far the newest images are from the stream before them, mean square, standard deviations: by their pixels,
+    and after a look by the layers (their mean); None where fewer images than the least were seen."""
+    found = []
+    for name, one in state.of_look.items() if looks else ():
+        before = state.before_look.get(name)
+        if isinstance(before, Sampled) and one.images >= least_images:
+            noise_C = one.mean_variance_C + before.mean_variance_C
+            of_var_C = one.var_variance_C + before.var_variance_C
+            both = replace(one, mean_variance_C=noise_C, var_variance_C=of_var_C)
+            found.append(square_shift(before.moments, both))
+    changes = [fmean(found)] if found else []
+    if state.pixels is not None and state.newest_pixels is not None and state.newest_pixels.images >= least_images:
+        changes.append(pixel_change(state.pixels, state.newest_pixels))
+    return max(changes, default=None)

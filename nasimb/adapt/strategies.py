@@ -35,11 +35,19 @@ def unchanged(moments: Moments) -> Moments:
 
 
 class Estimate(NamedTuple):
-    """Moments to normalise with, the target's weight in them (0-d, in [0, 1]), and what is known for the next batch."""
+    """What a strategy makes of the newest maps.
+
+    Attributes:
+        moments: to normalise with.
+        weight: of the target in them, 0-d, in [0, 1].
+        known: for the next batch.
+        newest: what the newest maps say by themselves, where the strategy asked.
+    """
 
     moments: Moments
     weight: Tensor
     known: Known
+    newest: Sampled | None = None
 
 
 class Strategy(ABC):
@@ -126,15 +134,15 @@ class Mixed(Strategy):
 
     def estimate(self, source: Moments, x_BCHW: Tensor, known: Known, correct: Correct = unchanged) -> Estimate:
         """See `Strategy.estimate`. After a single image nothing but the source is known."""
-        stream = sampled(x_BCHW)
+        stream = newest = sampled(x_BCHW)
         if isinstance(known, Sampled):
             stream = pooled_samples(fading(known, max(2, self.memory - stream.images)), stream)
         if stream.images < 2:
-            return Estimate(source, torch.zeros(()), stream)
+            return Estimate(source, torch.zeros(()), stream, newest)
         target = replace(stream, moments=correct(stream.moments))
         weight = mixing_weight(source, target, None)
         moments = mixed(source, target.moments, weight, variance_weight(source, target, None))
-        return Estimate(moments, weight, stream)
+        return Estimate(moments, weight, stream, newest)
 
 
 @final

@@ -116,10 +116,10 @@ def test_outputs_of_norms_over_images_get_the_moments_that_they_have_in_training
     model, x = with_norm(norm, axes), images(axes)
     profile = class_profile(model, x, torch.arange(len(x)) % 3)
     adapter = BatchNormAdapter(model, "batch", profile=profile, safety=None)
-    # From the layer's own copy: what it gives to the next one.
-    inside = dict(adapter._passes.model.named_modules())["1"]
+    # From the adapter's own copy: what the norm gives to the next layer.
+    following = dict(adapter._passes.model.named_modules())["2"]
     given: list[Tensor] = []
-    inside.register_forward_hook(lambda module, inputs, output: given.append(output))
+    following.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     adapter(0.4 * x.flip(1) + 1)
     with torch.no_grad():
         usual = per_channel(model[1](model[0](x)))

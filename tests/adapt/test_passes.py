@@ -119,7 +119,7 @@ def test_models_whose_norms_cannot_be_reached_are_refused(made: Made) -> None:
         Passes(traced)
 
 
-def test_an_unhooked_copy_is_apart_and_keeps_the_hooks_of_others(made: Made) -> None:
+def test_a_copy_is_apart_and_keeps_the_hooks_of_others(made: Made) -> None:
     calls: list[int] = []
     handle = made.model.blocks[0][1].register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -127,7 +127,7 @@ def test_an_unhooked_copy_is_apart_and_keeps_the_hooks_of_others(made: Made) -> 
     finally:
         handle.remove()
     asked: list[str] = []
-    copy = passes.unhooked()
+    copy = passes.copied()
     copy(made.images_NCHW[:2])
     assert calls == [1]
     passes.run(made.images_NCHW[:2], lambda name, x_BCHW: asked.append(name))

@@ -38,5 +38,5 @@ def test_a_look_at_a_refused_stream_begins_with_nothing_and_one_at_a_healthy_one
 
 
 def test_the_mean_weight_is_that_of_the_layers() -> None:
-    assert mean_weight(State()) == 0
-    assert mean_weight(State(weights={"a": torch.tensor(0.25), "b": torch.tensor(0.75)})) == pytest.approx(0.5)
+    assert mean_weight({}) == 0
+    assert mean_weight({"a": torch.tensor(0.25), "b": torch.tensor(0.75)}) == pytest.approx(0.5)
