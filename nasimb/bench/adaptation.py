@@ -5,13 +5,14 @@ batches of several sizes, and in orders that mislead batch statistics: class aft
 strategy sees the same images in the same order and starts anew in every cell. A row a cell and strategy is written
 before the next begins.
 Shapes: B images of a batch, C channels, N images, M images of a stream, K classes.
+Of seconds: T turns, B batches, W works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from nasimb.adapt import BatchNormAdapter, Safety, class_profile
 from nasimb.bench.adaptation_table import figures, table
-from nasimb.bench.base import Conditions, Figure, made_with, ratio_figure
+from nasimb.bench.base import Conditions, Figure, made_with, ratio_figure, synchronise
 from nasimb.bench.provenance import identity
 from nasimb.bench.rows import Rows
 from nasimb.bench.streams import STREAMS
@@ -157,45 +158,51 @@ def timed(conditions: Conditions, adapters: Callable[[nn.Module, Task], Adapt]) 
     images_MCHW = corrupt(subject.test_NCHW[order_M.to(conditions.device)], "noise", STREAM_SEVERITY)
     made = []
     for batch_size in TIMED_BATCHES:
-        batches = max(2, len(images_MCHW) // batch_size)
-        begun = min(-(-BEGUN_IMAGES // batch_size), batches // 2) * batch_size
-        rest_MCHW = images_MCHW[begun : batches * batch_size]
-        # A new adapter every turn, since images that it has seen before would cost it less.
-        ready = [_after(adapt("mixed"), images_MCHW[:begun], batch_size) for _ in range(conditions.repetitions + 1)]
-        works: dict[str, Callable[[], object]] = {
-            "adapted": partial(_predict_next, ready, rest_MCHW, batch_size),
-            "plain": partial(predict, network, rest_MCHW, batch_size),
-        }
-        seconds = conditions.compare(f"adaptation_over_plain, batches of {batch_size}", works)
-        against = f"batches of {batch_size} images through the mixed adapter, once it has begun / through the network"
-        detail = {"images": len(rest_MCHW), "begun_images": begun, "side": task.test.size}
-        figure = f"adaptation_over_plain_{batch_size}"
-        made.append(ratio_figure(figure, seconds, "adapted", "plain", at_most=1.10, against=against, detail=detail))
-        whole = torch.cat([images_MCHW[:begun], rest_MCHW])
-        works = {
-            "adapted": partial(_predict_anew, adapt, whole, batch_size),
-            "plain": partial(predict, network, whole, batch_size),
-        }
-        seconds = conditions.compare(f"adaptation_from_start, batches of {batch_size}", works)
-        against = f"{len(whole)} images in batches of {batch_size} through a new mixed adapter / through the network"
-        detail = {"images": len(whole), "side": task.test.size}
-        figure = f"adaptation_from_start_over_plain_{batch_size}"
-        made.append(ratio_figure(figure, seconds, "adapted", "plain", against=against, detail=detail))
+        batches = torch.split(images_MCHW[: max(2, len(images_MCHW) // batch_size) * batch_size], batch_size)
+        begun = min(-(-BEGUN_IMAGES // batch_size), len(batches) // 2)
+        turns = conditions.repetitions + 1  # the first one warms up
+        spent_TBW = np.empty((turns, len(batches), 2))
+        for turn in range(turns):
+            conditions.tick(f"adaptation_over_plain, batches of {batch_size}", turn / turns)
+            # A new adapter every turn, since images that it has seen before would cost it less.
+            spent_TBW[turn] = side_by_side(adapt("mixed"), network, batches, conditions)
+        for name, first, said, at_most in (
+            ("adaptation_over_plain", begun, "once it has begun", 1.10),
+            ("adaptation_from_start_over_plain", 0, "from its start", None),
+        ):
+            adapted_T, plain_T = spent_TBW[1:, first:].sum(1).T.tolist()
+            detail = {"images": batch_size * (len(batches) - first), "begun_images": first * batch_size}
+            made.append(
+                ratio_figure(
+                    f"{name}_{batch_size}",
+                    {"adapted": adapted_T, "plain": plain_T},
+                    "adapted",
+                    "plain",
+                    at_most=at_most,
+                    against=f"batches of {batch_size} images through the mixed adapter, {said} / the network, in turns",
+                    detail={**detail, "side": task.test.size},
+                )
+            )
     yield from made_with(made, **_provenance(conditions, 1))
 
 
-def _after(predictor: Predictor, images_MCHW: Tensor, batch_size: int) -> Predictor:
-    """The same, when it has seen these images."""
-    predict(predictor, images_MCHW, batch_size)
-    return predictor
+def side_by_side(
+    adapted: Predictor, plain: Predictor, batches: Sequence[Tensor], conditions: Conditions
+) -> NDArray[np.float64]:
+    """Seconds of every batch through both: [batches, 2].
 
-
-def _predict_next(ready: list[Predictor], images_MCHW: Tensor, batch_size: int) -> Tensor:
-    return predict(ready.pop(), images_MCHW, batch_size)
-
-
-def _predict_anew(adapt: Adapt, images_MCHW: Tensor, batch_size: int) -> Tensor:
-    return predict(adapt("mixed"), images_MCHW, batch_size)
+    In turns, batch by batch: a machine that is slower for a second slows both.
+    """
+    spent_BW = np.empty((len(batches), 2))
+    for number, images_BCHW in enumerate(batches):
+        for work in (0, 1) if number % 2 else (1, 0):
+            synchronise(conditions.device)
+            start = conditions.clock()
+            with torch.no_grad():
+                (adapted, plain)[work](images_BCHW)
+            synchronise(conditions.device)
+            spent_BW[number, work] = conditions.clock() - start
+    return spent_BW
 
 
 def nasimb_adapters(network: nn.Module, task: Task) -> Adapt:
