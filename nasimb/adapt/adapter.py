@@ -28,12 +28,15 @@ from nasimb.nn.moments import Moments
 SETTLED, SPARSE = 512, 64
 """Once a strategy that learns has seen so many images, one batch in 64 brings it up to date."""
 
-JUDGED, JUDGED_SETTLED = 32, 128
+JUDGED, JUDGED_SETTLED = 32, 192
 """New images after which the evidence is weighed again, and that once the strategy is settled."""
 
 LOOK = 64
 """Images of a look at a healthy adaptation, and of a batch that brings a settled one up to date: of a batch of twice as
 many or more, some are left out."""
+
+PIXEL_IMAGES = 2048
+"""Images whose pixels the newest ones are compared with: those from the start, so that no slow drift is averaged in."""
 
 LOG = 10_000
 """Batches whose entries are kept."""
@@ -198,7 +201,7 @@ class BatchNormAdapter:
             after = replace(after, shift=self._shift(after))
         judged = JUDGED_SETTLED if state.adapting and state.measured >= SETTLED else JUDGED
         if looks or after.unjudged > judged - max(JUDGED, len(images)):  # only those that will be judged next
-            after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images))
+            after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images[:: _every(images)]))
         if state.adapting and not looks and after.unjudged < judged:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), after.weight)
             return logits, after, entry
@@ -207,7 +210,10 @@ class BatchNormAdapter:
             found = replace(found, change=change(after, looks, JUDGED))
         reference = self.profile.reference if self.profile else None
         reason = judge(found, safety, logits.shape[1], reference, adapting=state.adapting, suspected=state.suspected)
-        after = replace(after, pixels=pooled(after.pixels, after.newest_pixels), newest_pixels=None)
+        before = after.pixels
+        if before is None or before.images < PIXEL_IMAGES:
+            after = replace(after, pixels=pooled(before, after.newest_pixels))
+        after = replace(after, newest_pixels=None)
         if reason is Reason.SHIFTED:
             after = self._accepted(replace(after, unjudged=0), logits, found, safety)
             after = replace(after, good=replace(after, good=None)) if looks else after

@@ -55,7 +55,7 @@ class State:
         shift: largest of a layer's means, see `Evidence`.
         of_source: what the unadapted model's layers saw in this look.
         of_look: what the adapted model's layers saw in this look, after it had begun; before_look: `known` until then.
-        pixels: of the stream; newest_pixels: of the images since the evidence was last weighed.
+        pixels: of the stream's first images; newest_pixels: of the images since the evidence was last weighed.
         predictions_NK: of the adapted model, newest last; source_predictions_NK: of the unadapted one, where it ran.
         shares_K: images of each class so far, as estimated; None without a profile. correction: see `Safety`.
         adapting: whether the newest batch was adapted to.
