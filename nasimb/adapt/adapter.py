@@ -344,7 +344,7 @@ class BatchNormAdapter:
         """The state with the classes of this batch in their shares."""
         assert self.profile is not None
         assert found.divergence is not None
-        if found.images >= safety.shares_images:
+        if found.images >= min(safety.shares_images, safety.window):
             state = replace(state, correction=safety.correction(found.divergence))
         predicted_K = self.profile.predicted_K
         before_K = torch.zeros_like(predicted_K) if state.shares_K is None else state.shares_K

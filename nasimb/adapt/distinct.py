@@ -11,6 +11,8 @@ from torch import Tensor
 REMEMBERED = 16_384
 """Images whose checksums are kept."""
 
+PRODUCTS_A_PART = 2**21
+
 
 class Fresh(NamedTuple):
     """Positions in a batch, and the checksums of the images there."""
@@ -56,5 +58,8 @@ def _checksums(images_BCHW: Tensor) -> list[int]:
         bits_BX = bits_BX.float().view(torch.int32)
     generator = torch.Generator().manual_seed(0)
     factors_X = torch.randint(-(2**62), 2**62, (bits_BX.shape[1],), generator=generator) * 2 + 1
-    sums_B: list[int] = (bits_BX.long() * factors_X.to(bits_BX.device)).sum(1).tolist()
+    factors_X = factors_X.to(bits_BX.device)
+    # In parts: products take 8 bytes a pixel.
+    parts = torch.split(bits_BX, max(1, PRODUCTS_A_PART // bits_BX.shape[1]))
+    sums_B: list[int] = torch.cat([(part.long() * factors_X).sum(1) for part in parts]).tolist()
     return sums_B

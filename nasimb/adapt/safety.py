@@ -52,7 +52,8 @@ class Safety:
         least_entropy: of the mean prediction, as a share of what it was when adaptation began; below, it collapses.
         most_change: mean square shift, in standard deviations, of the newest images from the stream so far, beyond
             which adaptation begins anew (or, if that is more, three times what training images show).
-        shares_images: images of a window from which the shares of the classes are estimated and corrected for.
+        shares_images: images of a window, or a whole smaller one, from which the shares of the classes are estimated
+            and corrected for.
         divergence: nats by which the mean prediction must differ from the expected one before classes count as being
             in other shares; corrected in full from twice that.
 

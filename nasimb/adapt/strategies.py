@@ -196,6 +196,7 @@ class _Named(NamedTuple):
     default: float | None
     least: float
     most: float
+    whole: bool = False
 
 
 MEMORY = 8192
@@ -206,7 +207,7 @@ STRATEGIES: dict[str, _Named | Strategy] = {
     "batch": Batch(),
     "prior": _Named(Prior, 16, 0, float("inf")),
     "ema": _Named(RunningAverage, 0.1, 0, 1),
-    "mixed": _Named(lambda memory: Mixed(int(memory)), MEMORY, 4, 1e9),
+    "mixed": _Named(lambda memory: Mixed(int(memory)), MEMORY, 4, 1e9, whole=True),
     "mean-step": _Named(MeanStep, 0.5, 0, 1),
     "huber-step": _Named(HuberStep, 1.5, 1e-3, float("inf")),
 }
@@ -232,9 +233,9 @@ def named(text: str) -> Strategy:
         value = float(number) if colon else found.default
     except ValueError:
         value = None
-    if value is None or not found.least <= value <= found.most:
+    if value is None or not found.least <= value <= found.most or (found.whole and value % 1):
         raise InputError(
-            f"the number of {name} must be from {found.least:g} to {found.most:g}",
+            f"the {'whole ' if found.whole else ''}number of {name} must be from {found.least:g} to {found.most:g}",
             got=text,
             do=f"Write {name}:{found.default:g}, for example.",
         )

@@ -190,6 +190,37 @@ def test_a_stream_that_changes_begins_anew_and_recovers(made: Made, batch: int, 
     assert accuracy(found[768:], labels[768:]) > accuracy(own, labels[768:]) - 0.03
 
 
+def test_a_look_at_a_steady_stream_takes_few_images_of_a_large_batch(made: Made) -> None:
+    adapter, images = adapter_of(made, look=256), noisy(made.images_NCHW)
+    passed: list[int] = []
+    first = adapter._passes.model.blocks[0][0]
+    first.register_forward_pre_hook(lambda module, inputs: passed.append(len(inputs[0])))
+    for batch_BCHW in images.split(200):
+        passed.clear()
+        found, newest = adapter(batch_BCHW), adapter.newest
+        assert newest is not None
+        if newest.batch > 3 and newest.evidence.unexplained is not None:
+            break
+    assert sum(passed) == 200 + 67
+    assert newest.adapted
+    assert newest is adapter.log[-1]
+    with torch.no_grad():
+        of_source = made.model(batch_BCHW)
+    flipped_B = found.argmax(1) != of_source.argmax(1)
+    assert newest.evidence.flips == pytest.approx(float(flipped_B[::3].float().mean()))
+
+
+def test_no_images_have_no_newest_entry(made: Made) -> None:
+    assert adapter_of(made).newest is None
+
+
+def test_a_slow_drift_is_noticed_though_no_batch_differs_much_from_those_before(made: Made) -> None:
+    adapter, images = adapter_of(made, look=10**6), made.images_NCHW[:2000].repeat(4, 1, 1, 1)
+    images = images + 1e-4 * torch.arange(len(images))[:, None, None, None] / 4
+    logits_of(adapter, images, 64)
+    assert reasons(adapter.log)[Reason.CHANGED] > 0
+
+
 def test_copies_are_not_trusted_for_more_than_one(made: Made) -> None:
     adapter = BatchNormAdapter(made.model, safety=None)
     images = short(made, 16)

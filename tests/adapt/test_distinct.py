@@ -75,3 +75,12 @@ def test_the_oldest_images_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     positions(seen, images)
     assert positions(seen, images[2:]) == []
     assert positions(seen, images[:2]) == [0, 1]
+
+
+def test_large_batches_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = drawn(7)[[0, 1, 2, 3, 0, 4, 5, 6, 3]]
+    whole = positions(Distinct(), images)
+    monkeypatch.setattr(distinct, "PRODUCTS_A_PART", 100)  # two images of 48 pixels, or one
+    assert positions(Distinct(), images) == whole == [0, 1, 2, 3, 5, 6, 7]
+    monkeypatch.setattr(distinct, "PRODUCTS_A_PART", 1)
+    assert positions(Distinct(), images) == whole

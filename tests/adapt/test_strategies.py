@@ -183,7 +183,8 @@ def test_every_strategy_takes_out_what_it_is_told_to_and_changes_no_input(name: 
         ("prior:", "got prior:. Write prior:16"),
         ("ema:1.5", "the number of ema must be from 0 to 1; got ema:1.5. Write ema:0.1"),
         ("ema:nan", "got ema:nan"),
-        ("mixed:3", "the number of mixed must be from 4 to 1e+09"),
+        ("mixed:3", "the whole number of mixed must be from 4 to 1e+09"),
+        ("mixed:4.5", "the whole number of mixed must be from 4 to 1e+09; got mixed:4.5. Write mixed:8192"),
         ("huber-step:0", "the number of huber-step must be from 0.001 to inf"),
     ],
 )
