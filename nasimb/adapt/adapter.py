@@ -119,6 +119,11 @@ class BatchNormAdapter:
         return tuple(self._log)
 
     @property
+    def newest(self) -> Entry | None:
+        """The entry of the newest batch, without a copy of the others."""
+        return self._log[-1] if self._log else None
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that are adapted."""
         return tuple(self._passes.layers)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasimb.onsite.records import Alarm, Record
+from nasimb.visible import visible
 
 Floats = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ def picture_of(records: Sequence[Record], classes: tuple[str, ...], title: str) 
 
 def _shifts(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
     shift_T = np.array([max(record.shift for record in group) for group in groups])
-    noise_T = np.array([np.mean([record.noise for record in group]) for group in groups])
+    noise_T = np.array([np.mean([record.noise or 0.0 for record in group]) for group in groups])  # unknown: none drawn
     adapted_T = np.array([any(record.adapted for record in group) for group in groups])
     most = max(1e-6, float(max(shift_T.max(), noise_T.max())) * 1.1)
     y_T = _down(shift_T, most, top)
@@ -168,6 +169,7 @@ def _legend(top: float, entries: Sequence[tuple[str, str]]) -> tuple[tuple[float
 
 
 def _short(label: str) -> str:
+    label = visible(label)
     return label if len(label) <= 24 else label[:23] + "…"
 
 
