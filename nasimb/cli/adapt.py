@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
 from nasimb.visible import json_text, visible
-
-if TYPE_CHECKING:
-    from nasimb.onsite.dryrun import DryRun
 
 
 def adapt(
@@ -60,6 +57,7 @@ def adapt(
     with importing():
         from nasimb.onsite.dryrun import check_can_be_saved, dry_run, save_adapted
         from nasimb.onsite.page import check_writable, write_page
+        from nasimb.onsite.tables import text
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
 
@@ -75,7 +73,7 @@ def adapt(
         found = dry_run(watched, watcher=watcher, stop=stop)
     read = True
     try:
-        print(json_text(found.to_dict(), indent=2) if as_json else _text(found), flush=True)
+        print(json_text(found.to_dict(), indent=2) if as_json else text(found), flush=True)
     except BrokenPipeError:  # what is to be written is written all the same
         tell_nobody()
         read = False
@@ -83,24 +81,10 @@ def adapt(
         write_page(found, report)
     if save is not None:
         if not (found.verdict.adapt or force):
-            typer.echo(
-                visible(f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway."), err=True
-            )
+            hint = " --force saves it anyway." if found.watched.adapter.state.adapting else ""
+            typer.echo(visible(f"nasimb: nothing was saved. {found.verdict.sentence}{hint}"), err=True)
             raise typer.Exit(1)
         save_adapted(found, save)
         typer.echo(visible(f"saved in {save}"), err=as_json)
     if not read:
         raise typer.Exit(NOBODY_READS)
-
-
-def _text(found: DryRun) -> str:
-    """For people."""
-    from nasimb.onsite.tables import summary, tables
-    from nasimb.report.show import stdout, terminal_table
-
-    console = stdout()
-    with console.capture() as captured:  # rich itself would end the process where nobody reads
-        for title, table in tables(found).items():
-            console.print(terminal_table(table, title=title))
-    lines = "\n".join(map(visible, summary(found)))
-    return f"{visible(found.verdict.sentence)}\n{captured.get()}{lines}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,8 @@ from nasimb.cli.pipes import NOBODY_READS, tell_nobody
 from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
+from nasimb.session import Stop
+from nasimb.visible import visible
 
 if TYPE_CHECKING:
     from nasimb.onsite.records import Record
@@ -61,7 +64,6 @@ def monitor(
         from nasimb.onsite.page import check_new, check_writable
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
-        from nasimb.visible import visible
 
     log = None if jsonl in (None, "-") else Path(str(jsonl))
     for file in (picture, log):
@@ -70,41 +72,39 @@ def monitor(
     if log is not None:
         check_new(log, picture)
     records: list[Record] = []
-    people = sys.stderr if jsonl == "-" else sys.stdout
+
+    def tell(*lines: str) -> None:
+        for text in lines:
+            print(visible(text), file=sys.stderr if jsonl == "-" else sys.stdout, flush=True)
+
     watched = watch(
         model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
         device=choose_device(device), skip_bad_images=skip_bad_images,
     )  # fmt: skip
-    classes = watched.model.classes
-    signal_number: Callable[[], int] = lambda: 0  # noqa: E731
+    stop: Stop = int
     try:
         with (
-            watching(speaking=False, raising=True) as (_, signal_number),
-            drawn_in_the_end(records, classes, f"{model} at {data}", picture),
-            nullcontext() if log is None else log.open("w", buffering=1, encoding="utf-8") as lines,
+            watching(speaking=False, raising=True) as (_, stop),
+            drawn_in_the_end(records, watched.model.classes, f"{model} at {data}", picture),
+            nullcontext(sys.stdout) if log is None else log.open("w", encoding="utf-8") as lines,
         ):
-            coming: Iterator[Record] = (record for _, record in watched.batches(signal_number))
+            coming: Iterator[Record] = (record for _, record in watched.batches(stop))
             if jsonl is not None:
                 # Line by line, so that whoever reads along sees a batch as soon as it is done.
-                coming = write_lines(coming, classes, (lines or sys.stdout).write)
+                coming = write_lines(coming, watched.model.classes, partial(print, file=lines, flush=True))
             for record in coming:
                 alarms = new_alarms(record, records[-1] if records else None)
                 records.append(record)
-                for text in (line(record), *alarms):
-                    print(visible(text), file=people)
-                people.flush()
-                sys.stdout.flush()
-            for text in closing_lines(records, watched.site, watched.notes):
-                print(visible(text), file=people)
-            people.flush()
-    except KeyboardInterrupt:  # the second signal
-        raise typer.Exit(128 + signal_number()) from None
+                tell(line(record), *alarms)
+            tell(*closing_lines(records, watched.site, watched.notes))
+    except KeyboardInterrupt:  # by the second signal
+        raise typer.Exit(128 + stop()) from None
     except BrokenPipeError:
         tell_nobody()
-        raise typer.Exit(128 + signal_number() if signal_number() else NOBODY_READS) from None
+        raise typer.Exit(128 + stop() if stop() else NOBODY_READS) from None
     if picture is not None:
-        print(visible(f"picture: {picture}"), file=people)
-    if signal_number():
-        raise typer.Exit(128 + signal_number())
+        tell(f"picture: {picture}")
+    if stop():
+        raise typer.Exit(128 + stop())
     if fail_on_alarm and any(record.alarms for record in records):
         raise typer.Exit(1)

@@ -36,19 +36,16 @@ def line(record: Record) -> str:
 def new_alarms(record: Record, before: Record | None) -> list[str]:
     """A line for each alarm that the batch before did not have."""
     old = {} if before is None else before.alarms
-    return [
-        f"ALARM in batch {record.batch}, {kind.value}: {text}"
-        for kind, text in record.alarms.items()
-        if kind not in old
-    ]
+    new = {kind: text for kind, text in record.alarms.items() if kind not in old}
+    return [f"ALARM in batch {record.batch}, {kind.value}: {text}" for kind, text in new.items()]
 
 
 def write_lines(
     records: Iterable[Record], classes: tuple[str, ...], write: Callable[[str], object]
 ) -> Iterator[Record]:
-    """Passes the records on, each once its JSON line is written."""
+    """Passes the records on, each once its JSON is written, which is one line."""
     for record in records:
-        write(json_text(record.to_dict(classes)) + "\n")
+        write(json_text(record.to_dict(classes)))
         yield record
 
 
@@ -76,10 +73,10 @@ def closing_lines(records: Sequence[Record], site: Site, notes: Sequence[str]) -
 def drawn_in_the_end(
     records: Sequence[Record], classes: tuple[str, ...], title: str, file: Path | None
 ) -> Iterator[None]:
-    """However the block ends, the records that there are then become a picture, whole; no record leaves `file` as it is.
+    """However the block ends, the records that there are then become a picture, whole.
 
     Args:
-        file: None: nothing is drawn.
+        file: as it was if there is no record; None: nothing is drawn.
     """
     try:
         yield

@@ -48,8 +48,8 @@ class Record:
     Attributes:
         batch, images: its number from 0, and how many it has.
         shift: of the layer that is furthest from training, root mean square over channels in standard deviations, as
-            the unadapted model sees the batch; layer: its name; noise: what a batch of this size would show by chance, None
-            for a single image without a profile.
+            the unadapted model sees the batch; layer: its name; noise: what a batch of this size would show by chance,
+            None for a single image without a profile.
         adapted, reason, weight, rolled_back: see `nasimb.adapt.Entry`.
         flips: share of images that are given another class than by the model as it is.
         mix_K: mean prediction.
@@ -183,8 +183,8 @@ class Recorder:
         elif made.reason is Reason.DRIFT:
             assert window_shift is not None
             alarms[Alarm.DRIFT] = (
-                f"the means of a layer, over the newest images, are {window_shift:.2f} standard deviations from training "
-                f"(limit {safety.most_shift:.2f})"
+                f"the means of a layer, over the newest images, are {window_shift:.2f} standard deviations from "
+                f"training (limit {safety.most_shift:.2f})"
             )
         if made.reason is Reason.COLLAPSE:
             alarms[Alarm.COLLAPSE] = "adapted predictions collapse onto a few classes; earlier statistics were put back"

@@ -10,6 +10,8 @@ import pandas as pd
 from nasimb.evaluate import SHOWN
 from nasimb.onsite.dryrun import DryRun, class_shares
 from nasimb.onsite.verdict import shares_by_reason
+from nasimb.report.show import stdout, terminal_table
+from nasimb.visible import visible
 
 MOST_FLIPS, LEAST_P = 8, 1e-4
 
@@ -111,6 +113,16 @@ def summary(found: DryRun) -> list[str]:
     if rolled_back:
         lines.append(f"statistics were put back {count_of(rolled_back, 'time')}")
     return [*lines, *(f"note: {note}" for note in found.watched.notes)]
+
+
+def text(found: DryRun) -> str:
+    """Verdict, tables and sentences, as standard output shows them."""
+    console = stdout()
+    with console.capture() as captured:
+        for title, table in tables(found).items():
+            console.print(terminal_table(table, title=title))
+    lines = "\n".join(map(visible, summary(found)))
+    return f"{visible(found.verdict.sentence)}\n{captured.get()}{lines}"
 
 
 def count_of(count: int, one: str, many: str = "") -> str:

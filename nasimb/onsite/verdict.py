@@ -68,8 +68,8 @@ def _refusal(entries: Sequence[Entry], looked: Sequence[Entry], safety: Safety) 
         Reason.EXPLAINED: "the class mix and noise explain what is different about the images",
         Reason.DEPENDENT: "neighbours in the stream resemble each other, so that its statistics are those of a few "
         "classes; if their order means nothing, give --order shuffled",
-        Reason.FEW_CLASSES: "by what is predicted, the images are of one class or a few, whose statistics are not those "
-        "of the site",
+        Reason.FEW_CLASSES: "by what is predicted, the images are of one class or a few, and a site has other "
+        "statistics than they",
         Reason.DRIFT: f"the images are further from training ({last.shift or 0:.2f} standard deviations) than "
         f"adaptation can bring back ({safety.most_shift:.2f}); look at them, and train on such images",
         Reason.COLLAPSE: "adapted predictions collapse onto a few classes",
