@@ -61,16 +61,12 @@ def monitor(
     """
     with importing():
         from nasimb.onsite.monitor import closing_lines, drawn_in_the_end, line, new_alarms, write_lines
-        from nasimb.onsite.page import check_new, check_writable
+        from nasimb.onsite.page import check_outputs
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
 
     log = None if jsonl in (None, "-") else Path(str(jsonl))
-    for file in (picture, log):
-        if file is not None:
-            check_writable(file)
-    if log is not None:
-        check_new(log, picture)
+    check_outputs(log, picture)
     records: list[Record] = []
 
     def tell(*lines: str) -> None:
@@ -81,7 +77,7 @@ def monitor(
         model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
         device=choose_device(device), skip_bad_images=skip_bad_images,
     )  # fmt: skip
-    stop: Stop = int
+    stop: Stop = int  # 0: no signal
     try:
         with (
             watching(speaking=False, raising=True) as (_, stop),

@@ -43,9 +43,13 @@ def check_writable(file: Path) -> None:
         raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
-def check_new(log: Path, picture: Path | None) -> None:
-    """Raise InputError where lines would be written over a file that is there, or over those of the picture."""
-    if log.exists() or (picture is not None and picture.resolve() == log.resolve()):
+def check_outputs(log: Path | None, picture: Path | None) -> None:
+    """`check_writable` of both; InputError too where lines would be written over a file that is there, or over those
+    of the picture."""
+    for file in (log, picture):
+        if file is not None:
+            check_writable(file)
+    if log is not None and (log.exists() or (picture is not None and picture.resolve() == log.resolve())):
         got = f"{log}, which is there" if log.exists() else f"{log} for both"
         raise InputError("JSON lines must go to a file of their own", got=got, do="Name another, or move it away.")
 
