@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from nasimb.cli.onsite_options import (
     SkipBadImages,
     StrategyName,
 )
-from nasimb.cli.pipes import NOBODY_READS, tell_nobody
+from nasimb.cli.pipes import NOBODY_READS, told
 from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
@@ -71,12 +72,8 @@ def adapt(
     )  # fmt: skip
     with watching() as (watcher, stop):
         found = dry_run(watched, watcher=watcher, stop=stop)
-    read = True
-    try:
-        print(json_text(found.to_dict(), indent=2) if as_json else text(found), flush=True)
-    except BrokenPipeError:  # what is to be written is written all the same
-        tell_nobody()
-        read = False
+    # Where nobody reads, what is to be written is written all the same.
+    read = told(json_text(found.to_dict(), indent=2) if as_json else text(found), sys.stdout)
     if report is not None:  # last, so that a disk that is full takes away nothing else
         write_page(found, report)
     if save is not None:
@@ -85,6 +82,6 @@ def adapt(
             typer.echo(visible(f"nasimb: nothing was saved. {found.verdict.sentence}{hint}"), err=True)
             raise typer.Exit(1)
         save_adapted(found, save)
-        typer.echo(visible(f"saved in {save}"), err=as_json)
+        read = told(visible(f"saved in {save}"), sys.stderr if as_json else sys.stdout) and read
     if not read:
         raise typer.Exit(NOBODY_READS)

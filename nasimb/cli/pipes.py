@@ -6,9 +6,20 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code, as a shell gives it."""
+
+
+def told(text: str, file: TextIO) -> bool:
+    """Print it at once; False where nobody reads: see `tell_nobody`."""
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        tell_nobody()
+        return False
+    return True
 
 
 def tell_nobody() -> None:
