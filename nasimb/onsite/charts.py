@@ -75,19 +75,23 @@ def picture_of(records: Sequence[Record], classes: tuple[str, ...], title: str) 
 
 def _shifts(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
     shift_T = np.array([max(record.shift for record in group) for group in groups])
-    noise_T = np.array([np.mean([record.noise or 0.0 for record in group]) for group in groups])  # unknown: none drawn
+    known = [[record.noise for record in group if record.noise is not None] for group in groups]
+    noise_T = np.array([np.mean(noises) if noises else 0.0 for noises in known])
     adapted_T = np.array([any(record.adapted for record in group) for group in groups])
     most = max(1e-6, float(max(shift_T.max(), noise_T.max())) * 1.1)
     y_T = _down(shift_T, most, top)
     shapes = [
-        Shape("area", _area(x_T, _down(noise_T, most, top), np.full(len(x_T), top + PANEL)), "#dddddd"),
         Shape("line", _line(x_T, y_T), INK),
         *(Shape("dot", _line(x_T[[t]], y_T[[t]]), COLOURS[2]) for t in np.flatnonzero(adapted_T)),
     ]
-    legend = _legend(top, [("shift", INK), ("noise of so few images", "#dddddd"), ("adapted to", COLOURS[2])])
-    return Panel(
-        "Shift from training (standard deviations)", top, _ticks(most, top, "{:.2g}"), tuple(shapes), legend
-    )  # fmt: skip
+    entries = [("shift", INK)]
+    if any(known):
+        noise = Shape("area", _area(x_T, _down(noise_T, most, top), np.full(len(x_T), top + PANEL)), "#dddddd")
+        shapes, entries = [noise, *shapes], [*entries, ("noise of so few images", "#dddddd")]
+    if adapted_T.any():
+        entries.append(("adapted to", COLOURS[2]))
+    title = "Shift from training (standard deviations)"
+    return Panel(title, top, _ticks(most, top, "{:.2g}"), tuple(shapes), _legend(top, entries))
 
 
 def _mix(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
@@ -134,7 +138,8 @@ def _alarm_panel(groups: list[Sequence[Record]], x_T: Floats, top: float, classe
         for kind in kinds
         if any(kind in record.alarms for record in group)
     ]
-    return Panel("Alarms", top, (), tuple(shapes), tuple((y, kind.value, "none") for kind, y in rows.items()))
+    title = "Alarms" if shapes else "Alarms: none"
+    return Panel(title, top, (), tuple(shapes), tuple((y, kind.value, "none") for kind, y in rows.items()))
 
 
 def _mean(group: Sequence[Record], name: str, weight: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -69,3 +70,22 @@ def test_text_is_never_markup() -> None:
     assert root.findtext(f"{SVG}title") == "<script>"
     assert {"<b>&", '"]]>'} <= {element.text for element in root.iter(f"{SVG}text")}
     assert not re.search(r"<(script|b)\b", text)
+
+
+def test_control_characters_are_text_that_xml_allows() -> None:
+    text = svg(picture_of(records_of(3, 2), ("\x1b[2J" + 30 * "\x07", "\udcff"), "a\x00b"))
+    root = ElementTree.fromstring(text)
+    assert root.findtext(f"{SVG}title") == "a\\u0000b"
+    names = {element.text for element in root.iter(f"{SVG}text")}
+    assert "\\udcff" in names
+    (cut,) = (name for name in names if name is not None and name.startswith("\\u001b[2J"))
+    assert len(cut) == 24
+
+
+def test_noise_that_nobody_knows_is_not_drawn() -> None:
+    unknown = [replace(record, noise=None) for record in records_of(5, 2)]
+    panel = picture_of(unknown, ("a", "b"), "a stream").panels[0]
+    assert "noise of so few images" not in {label for _, label, _ in panel.legend}
+    assert {shape.kind for shape in panel.shapes} <= {"line", "dot"}
+    known = picture_of(records_of(5, 2), ("a", "b"), "a stream").panels[0]
+    assert "noise of so few images" in {label for _, label, _ in known.legend}
