@@ -149,7 +149,7 @@ def _kept(folder: Path) -> Known | None:
         profile = ClassProfile.load(folder / PROFILE)
     except (OSError, ValueError, KeyError):  # an InputError is a ValueError
         return None
-    note = f"Shifts are from a profile of {about['images']} training images ({about['data']}), kept beside the model."
+    note = f"Shifts are counted from a profile of {about['images']} training images ({about['data']}), kept beside the model."
     return Known(profile, about["images"], note, about["data"])
 
 

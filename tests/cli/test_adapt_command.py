@@ -287,17 +287,20 @@ def test_no_name_is_obeyed_by_a_terminal_or_a_page(command: Command, run: Path, 
 
 
 def test_a_watch_of_single_images_knows_their_noise(
-    command: Command, run: Path, foggy: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, run: Path, write_digits: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copied(adapter: BatchNormAdapter) -> tuple[Entry, ...]:
         raise AssertionError("the whole log, for every batch")
 
     monkeypatch.setattr(BatchNormAdapter, "log", property(copied))
-    found = command("monitor", "run", "--data", "folder:foggy", "--jsonl", "-", "--batch", "1")
+    write_digits(Path("some"), {str(digit): (digit, 8) for digit in range(5)})
+    found = command("monitor", "run", "--data", "folder:some", "--jsonl", "-", "--batch", "1")
     records = [json.loads(line) for line in found.out.splitlines()]
-    assert [record["images"] for record in records] == 300 * [1]
-    assert min(record["noise"] for record in records) > 0.1
-    assert "300 images in 300 batches" in found.err
+    assert [record["images"] for record in records] == 40 * [1]
+    assert {record["noise"] for record in records if record["layer"] == records[0]["layer"]} == {records[0]["noise"]}
+    noise = np.mean([record["noise"] for record in records])
+    assert np.mean([record["shift"] for record in records]) == pytest.approx(noise, rel=0.5), "nothing is wrong"
+    assert "40 images in 40 batches" in found.err
 
 
 def test_few_images_are_told_as_what_they_are(command: Command, run: Path, write_digits: Pictures) -> None:
