@@ -131,7 +131,10 @@ def dry_run(
             done = shown / len(site)
             watcher.show(Progress("looking at images", done, clock() - begun, None, record.reason.value))
     if stop():
-        raise Interrupted(stop(), resume="Give the same command again.")
+        raise Interrupted(
+            stop(), must_hold="a dry run must see all the images", kept="nothing is kept of it",
+            resume="Give the same command again.",
+        )  # fmt: skip
     shares_K = torch.from_numpy(source_NK.mean(0)).to(watched.device)
     layers = diagnose(adapter, pooled, shares_K=shares_K, source_images=watched.known.images)
     tested, gains = compare(watched.model, site, source_NK.argmax(1), adapted_NK.argmax(1))

@@ -149,8 +149,9 @@ def _kept(folder: Path) -> Known | None:
         profile = ClassProfile.load(folder / PROFILE)
     except (OSError, ValueError, KeyError):  # an InputError is a ValueError
         return None
-    note = f"Shifts are counted from a profile of {about['images']} training images ({about['data']}), kept beside the model."
-    return Known(profile, about["images"], note, about["data"])
+    images, data = about["images"], about["data"]
+    note = f"Shifts are counted from a profile of {images} training images ({data}), kept beside the model."
+    return Known(profile, images, note, data)
 
 
 def _digest(file: Path) -> str:
