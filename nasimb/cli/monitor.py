@@ -26,11 +26,11 @@ from nasimb.cli.pipes import NOBODY_READS, tell_nobody
 from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
-from nasimb.session import Stop
 from nasimb.visible import visible
 
 if TYPE_CHECKING:
     from nasimb.onsite.records import Record
+    from nasimb.session import Stop
 
 
 def monitor(
