@@ -83,7 +83,9 @@ def sentence(progress: Progress, *, bar: bool) -> str:
 
 
 @contextmanager
-def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Watcher, Callable[[], int]]]:
+def watching(
+    *, alone: bool = True, speaking: bool = True, raising: bool = False
+) -> Iterator[tuple[Watcher, Callable[[], int]]]:
     """Progress on stderr, and signals turned into a question that the run asks after every unit of work.
 
     Ctrl-C, SIGTERM, and SIGUSR1, by which SLURM warns before it takes a job's nodes away (sbatch --signal=B:USR1@60).
@@ -95,13 +97,16 @@ def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Wat
             kills who takes too long, so there every signal is held back for good: the last word and the exit code
             are this process's own.
         speaking: whether this process is the one that shows progress.
+        raising: whether the second signal raises KeyboardInterrupt, whichever it is; else only Ctrl-C does, and the
+            others end the process at once, before it can write anything.
     """
     received = [0]
 
     def note(number: int, frame: object) -> None:
         received[0] = number
         if alone:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            raises = raising or number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if raises else signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in STOPPING}
     try:
@@ -111,3 +116,14 @@ def watching(*, alone: bool = True, speaking: bool = True) -> Iterator[tuple[Wat
         for number, handler in before.items():
             # Python's own handlers go with the interpreter, before the process does; to ignore a signal stays.
             signal.signal(number, handler if alone else signal.SIG_IGN)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """The signals that `watching` minds do nothing inside: for what is written last, and short."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -85,13 +85,16 @@ class Elsewhere(WorkError):
 class Interrupted(NasimbError):
     """Stopped by a signal after saving (exit code 128 + signal number, 130 for Ctrl-C)."""
 
-    def __init__(self, signal_number: int, *, resume: str) -> None:
+    def __init__(
+        self,
+        signal_number: int,
+        *,
+        resume: str,
+        must_hold: str = "a run ends when its budget does",
+        kept: str = "everything finished so far is saved",
+    ) -> None:
         self.exit_code = 128 + signal_number
-        super().__init__(
-            "a run ends when its budget does",
-            got=f"signal {signal_number}; everything finished so far is saved",
-            do=resume,
-        )
+        super().__init__(must_hold, got=f"signal {signal_number}; {kept}", do=resume)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:

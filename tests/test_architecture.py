@@ -26,6 +26,7 @@ FLOORS = (
         "extension",
         "progress",
         "session",
+        "visible",
     ),  # no torch, no optuna, no pandas
     ("metrics", "nn", "losses", "data"),
     ("supernet",),

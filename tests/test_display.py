@@ -9,7 +9,7 @@ import signal
 import pytest
 from rich.console import Console
 
-from nasimb.display import Display, clock_time, sentence, watching
+from nasimb.display import Display, clock_time, sentence, undisturbed, watching
 from nasimb.progress import Progress, Silent
 
 
@@ -118,3 +118,26 @@ def test_under_torchrun_every_signal_is_held_back_and_one_process_speaks(capsys:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_where_it_is_to_raise_the_second_signal_does_and_what_is_written_last_is_not_disturbed(number: int) -> None:
+    written = []
+
+    def work() -> None:
+        with watching(speaking=False, raising=True) as (_, stop):
+            os.kill(os.getpid(), number)
+            assert stop() == number
+            try:
+                os.kill(os.getpid(), number)
+                written.append("what came after")
+            finally:
+                with undisturbed():
+                    os.kill(os.getpid(), number)
+                    written.append("the last word")
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert written == ["the last word"]
+    assert signal.getsignal(number) == before

@@ -41,27 +41,39 @@ COLUMNS = ("layer", "channels", "shift", "weight", "effective_n", "images", "ske
            "explained")  # fmt: skip
 
 
-def diagnose(adapter: BatchNormAdapter, *, source_images: float | None = None) -> pd.DataFrame:
-    """`layer_table` of what an adapter has seen of its stream so far.
+def diagnose(
+    adapter: BatchNormAdapter,
+    seen: Mapping[str, Sampled] | None = None,
+    *,
+    shares_K: Tensor | None = None,
+    source_images: float | None = None,
+) -> pd.DataFrame:
+    """`layer_table` of a stream that an adapter has seen, judged by its profile, with the weights it uses now.
 
-    Judged is what the unadapted layers saw of its window, which an adapter with a profile and limits keeps; of any
-    other what its strategy has pooled behind adapted layers.
+    Args:
+        seen: what the unadapted layers saw of the stream, for instance of all of it. None: what the adapter remembers
+            itself; with a profile and limits that is its newest look, else what its strategy has pooled behind adapted
+            layers.
+        shares_K: of the classes in `seen`; None: not known, or, of what the adapter remembers, as the unadapted model
+            predicts them.
+        source_images: see `layer_table`.
 
     Raises:
-        InputError: it has kept neither: nothing came yet, or a strategy of single batches runs without a profile.
+        InputError: it remembers neither: nothing came yet, or a strategy of single batches runs without a profile.
     """
     state = adapter.state
-    pooled = {name: known for name, known in state.known.items() if isinstance(known, Sampled)}
-    seen = state.of_source or pooled
+    if seen is None:
+        pooled = {name: known for name, known in state.known.items() if isinstance(known, Sampled)}
+        seen = state.of_source or pooled
+        if shares_K is None and state.source_predictions_NK is not None:
+            shares_K = state.source_predictions_NK.mean(0)
     if not seen:
         do = "Give it images, a profile, or the strategy mixed."
         raise InputError("an adapter must remember what its layers saw", got="nothing remembered", do=do)
-    predicted_NK = state.source_predictions_NK
-    source = {name: adapter.source_moments(name) for name in seen}
-    shares_K = None if predicted_NK is None else predicted_NK.mean(0)
     return layer_table(
-        source, seen, weights=state.weights, profile=adapter.profile, shares_K=shares_K, source_images=source_images
-    )
+        {name: adapter.source_moments(name) for name in seen}, seen, weights=state.weights, profile=adapter.profile,
+        shares_K=shares_K, source_images=source_images,
+    )  # fmt: skip
 
 
 def layer_table(

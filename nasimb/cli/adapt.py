@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +19,11 @@ from nasimb.cli.onsite_options import (
     SkipBadImages,
     StrategyName,
 )
+from nasimb.cli.pipes import NOBODY_READS, told
 from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
+from nasimb.visible import json_text, visible
 
 
 def adapt(
@@ -56,37 +58,30 @@ def adapt(
     with importing():
         from nasimb.onsite.dryrun import check_can_be_saved, dry_run, save_adapted
         from nasimb.onsite.page import check_writable, write_page
-        from nasimb.onsite.tables import summary, tables
+        from nasimb.onsite.tables import text
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
-        from nasimb.report.show import stdout, terminal_table
 
     if save is not None:
         check_can_be_saved(strategy, save)
     if report is not None:
         check_writable(report)
+    watched = watch(
+        model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
+        device=choose_device(device), skip_bad_images=skip_bad_images,
+    )  # fmt: skip
     with watching() as (watcher, stop):
-        watched = watch(
-            model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
-            device=choose_device(device), skip_bad_images=skip_bad_images,
-        )  # fmt: skip
         found = dry_run(watched, watcher=watcher, stop=stop)
-    if as_json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        print(found.verdict.sentence)
-        for title, table in tables(found).items():
-            stdout().print(terminal_table(table, title=title))
-        for line in summary(found):
-            print(line)
+    # Where nobody reads, what is to be written is written all the same.
+    read = told(json_text(found.to_dict(), indent=2) if as_json else text(found), sys.stdout)
     if report is not None:  # last, so that a disk that is full takes away nothing else
         write_page(found, report)
     if save is not None:
         if not (found.verdict.adapt or force):
-            typer.echo(
-                f"nasimb: nothing was saved. {found.verdict.sentence} --force saves it anyway.",
-                err=True,
-            )
+            hint = " --force saves it anyway." if found.watched.adapter.state.adapting else ""
+            typer.echo(visible(f"nasimb: nothing was saved. {found.verdict.sentence}{hint}"), err=True)
             raise typer.Exit(1)
         save_adapted(found, save)
-        typer.echo(f"saved in {save}", err=as_json)
+        read = told(visible(f"saved in {save}"), sys.stderr if as_json else sys.stdout) and read
+    if not read:
+        raise typer.Exit(NOBODY_READS)

@@ -23,6 +23,7 @@ from nasimb.cli.worker import serve, worker
 from nasimb.durable import NO_SPACE, disk_full
 from nasimb.errors import Elsewhere, NasimbError
 from nasimb.secrets import without_passwords
+from nasimb.visible import visible
 
 app = typer.Typer(
     name="nasimb",
@@ -92,7 +93,7 @@ def main() -> None:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     """One line, whatever the message quotes."""
-    print("nasimb: " + without_passwords(" ".join(message.splitlines())), file=sys.stderr)
+    print("nasimb: " + visible(without_passwords(" ".join(message.splitlines()))), file=sys.stderr)
     sys.exit(exit_code)
 
 

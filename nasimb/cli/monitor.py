@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +22,15 @@ from nasimb.cli.onsite_options import (
     SkipBadImages,
     StrategyName,
 )
+from nasimb.cli.pipes import NOBODY_READS, tell_nobody
 from nasimb.cli.starting import importing
 from nasimb.display import watching
 from nasimb.onsite.orders import Order
+from nasimb.visible import visible
 
 if TYPE_CHECKING:
     from nasimb.onsite.records import Record
+    from nasimb.session import Stop
 
 
 def monitor(
@@ -52,48 +56,51 @@ def monitor(
 
     Alarms: drift too far to adapt to, collapsing predictions, a class mix far from training, a stream in which
     neighbours resemble each other, images of a few classes only, a change since the adaptation began. Images may be
-    labelled, all or some of them; then accuracy and few-shot recall are told too. Ctrl-C ends it: the picture is still
-    written, and the exit code is 130.
+    labelled, all or some of them; then accuracy and few-shot recall are told too. Ctrl-C ends it after the
+    batch at hand, a second one at once; the picture is written in any case, and the exit code is 130.
     """
     with importing():
-        from nasimb.onsite.charts import picture_of
-        from nasimb.onsite.monitor import closing_lines, line, new_alarms, write_lines
-        from nasimb.onsite.page import check_new, check_writable, write_picture
+        from nasimb.onsite.monitor import closing_lines, drawn_in_the_end, line, new_alarms, write_lines
+        from nasimb.onsite.page import check_outputs
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device
 
     log = None if jsonl in (None, "-") else Path(str(jsonl))
-    for file in (picture, log):
-        if file is not None:
-            check_writable(file)
-    if log is not None:
-        check_new(log, picture)
+    check_outputs(log, picture)
     records: list[Record] = []
-    people = sys.stderr if jsonl == "-" else sys.stdout
-    with watching(speaking=False) as (_, stop), ExitStack() as files:
-        watched = watch(
-            model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
-            device=choose_device(device), skip_bad_images=skip_bad_images,
-        )  # fmt: skip
-        coming: Iterator[Record] = (record for _, record in watched.batches(stop))
-        if jsonl is not None:
-            # Line by line, so that whoever reads along sees a batch as soon as it is done.
-            lines = None if jsonl == "-" else files.enter_context(Path(jsonl).open("w", buffering=1, encoding="utf-8"))
-            coming = write_lines(coming, watched.model.classes, (lines or sys.stdout).write)
-        for record in coming:
-            print(line(record), file=people)
-            for alarm in new_alarms(record, records[-1] if records else None):
-                print(alarm, file=people)
-            people.flush()
-            sys.stdout.flush()
-            records.append(record)
-        signal_number = stop()
-    for text in closing_lines(records, watched.site, watched.notes):
-        print(text, file=people)
+
+    def tell(*lines: str) -> None:
+        for text in lines:
+            print(visible(text), file=sys.stderr if jsonl == "-" else sys.stdout, flush=True)
+
+    watched = watch(
+        model, data, strategy, batch_size=batch, profile_data=profile_data, order=order, seed=seed,
+        device=choose_device(device), skip_bad_images=skip_bad_images,
+    )  # fmt: skip
+    stop: Stop = int  # 0: no signal
+    try:
+        with (
+            watching(speaking=False, raising=True) as (_, stop),
+            drawn_in_the_end(records, watched.model.classes, f"{model} at {data}", picture),
+            nullcontext(sys.stdout) if log is None else log.open("w", encoding="utf-8") as lines,
+        ):
+            coming: Iterator[Record] = (record for _, record in watched.batches(stop))
+            if jsonl is not None:
+                # Line by line, so that whoever reads along sees a batch as soon as it is done.
+                coming = write_lines(coming, watched.model.classes, partial(print, file=lines, flush=True))
+            for record in coming:
+                alarms = new_alarms(record, records[-1] if records else None)
+                records.append(record)
+                tell(line(record), *alarms)
+            tell(*closing_lines(records, watched.site, watched.notes))
+    except KeyboardInterrupt:  # by the second signal
+        raise typer.Exit(128 + stop()) from None
+    except BrokenPipeError:
+        tell_nobody()
+        raise typer.Exit(128 + stop() if stop() else NOBODY_READS) from None
     if picture is not None:
-        write_picture(picture_of(records, watched.model.classes, f"{model} at {data}"), picture)
-        print(f"picture: {picture}", file=people)
-    if signal_number:
-        raise typer.Exit(128 + signal_number)
+        tell(f"picture: {picture}")
+    if stop():
+        raise typer.Exit(128 + stop())
     if fail_on_alarm and any(record.alarms for record in records):
         raise typer.Exit(1)

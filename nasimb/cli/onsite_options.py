@@ -27,7 +27,8 @@ ProfileData = Annotated[
     str | None,
     typer.Option(
         help="Training images that shifts are judged by: target or source (of the model's own run), none, or a data "
-        "set as --data. Default: the profile kept beside the model, else target.",
+        "set as --data. Default: the profile kept beside the model; where none is, one of target is made and kept. "
+        "What is named here serves this time; it is kept too unless a profile of other images is.",
     ),
 ]
 Ordered = Annotated[

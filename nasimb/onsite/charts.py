@@ -5,6 +5,7 @@ Shapes: T points in time, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasimb.onsite.records import Alarm, Record
+from nasimb.visible import visible
 
 Floats = NDArray[np.float64]
 
@@ -74,19 +76,25 @@ def picture_of(records: Sequence[Record], classes: tuple[str, ...], title: str) 
 
 def _shifts(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
     shift_T = np.array([max(record.shift for record in group) for group in groups])
-    noise_T = np.array([np.mean([record.noise for record in group]) for group in groups])
+    known = [[record.noise for record in group if record.noise is not None] for group in groups]
+    noise_T = np.array([np.mean(noises) if noises else 0.0 for noises in known])
     adapted_T = np.array([any(record.adapted for record in group) for group in groups])
-    most = max(1e-6, float(max(shift_T.max(), noise_T.max())) * 1.1)
+    most = _round_above(float(max(shift_T.max(), noise_T.max())))
     y_T = _down(shift_T, most, top)
     shapes = [
-        Shape("area", _area(x_T, _down(noise_T, most, top), np.full(len(x_T), top + PANEL)), "#dddddd"),
         Shape("line", _line(x_T, y_T), INK),
         *(Shape("dot", _line(x_T[[t]], y_T[[t]]), COLOURS[2]) for t in np.flatnonzero(adapted_T)),
     ]
-    legend = _legend(top, [("shift", INK), ("noise of so few images", "#dddddd"), ("adapted to", COLOURS[2])])
-    return Panel(
-        "Shift from training (standard deviations)", top, _ticks(most, top, "{:.2g}"), tuple(shapes), legend
-    )  # fmt: skip
+    if len(groups) == 1 and not adapted_T.any():  # a line of one point is not seen
+        shapes.append(Shape("dot", _line(x_T, y_T), INK))
+    entries = [("shift", INK)]
+    if any(known):
+        noise = Shape("area", _area(x_T, _down(noise_T, most, top), np.full(len(x_T), top + PANEL)), "#dddddd")
+        shapes, entries = [noise, *shapes], [*entries, ("noise of so few images", "#dddddd")]
+    if adapted_T.any():
+        entries.append(("adapted to", COLOURS[2]))
+    title = "Shift from training (standard deviations)"
+    return Panel(title, top, _ticks(most, top, "{:.2g}"), tuple(shapes), _legend(top, entries))
 
 
 def _mix(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
@@ -133,7 +141,8 @@ def _alarm_panel(groups: list[Sequence[Record]], x_T: Floats, top: float, classe
         for kind in kinds
         if any(kind in record.alarms for record in group)
     ]
-    return Panel("Alarms", top, (), tuple(shapes), tuple((y, kind.value, "none") for kind, y in rows.items()))
+    title = "Alarms" if shapes else "Alarms: none"
+    return Panel(title, top, (), tuple(shapes), tuple((y, kind.value, "none") for kind, y in rows.items()))
 
 
 def _mean(group: Sequence[Record], name: str, weight: str) -> float | None:
@@ -158,6 +167,12 @@ def _area(x_T: Floats, above_T: Floats, below_T: Floats) -> str:
     return f"{_line(x_T, above_T)} {_line(x_T[::-1], below_T[::-1])}"
 
 
+def _round_above(value: float) -> float:
+    """The next larger figure that ticks show exactly, halved too."""
+    unit = 10.0 ** math.floor(math.log10(max(value, 1e-6)))
+    return unit * min(step for step in (1, 2, 3, 4, 6, 8, 10) if step * unit > value)
+
+
 def _ticks(most: float, top: float, form: str) -> tuple[tuple[float, str], ...]:
     return tuple((float(_down(np.array(value), most, top)), form.format(value)) for value in (0.0, most / 2, most))
 
@@ -168,8 +183,11 @@ def _legend(top: float, entries: Sequence[tuple[str, str]]) -> tuple[tuple[float
 
 
 def _short(label: str) -> str:
+    label = visible(label)
     return label if len(label) <= 24 else label[:23] + "…"
 
 
 def _times(images: float) -> tuple[tuple[float, str], ...]:
-    return tuple((LEFT + (WIDTH - LEFT - RIGHT) * share, f"{images * share:,.0f}") for share in (0, 0.25, 0.5, 0.75, 1))
+    """At whole images, about a quarter apart."""
+    marks = sorted({round(images * share) for share in (0, 0.25, 0.5, 0.75, 1)})
+    return tuple((LEFT + (WIDTH - LEFT - RIGHT) * mark / images, f"{mark:,}") for mark in marks)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from nasimb.adapt import Entry
-from nasimb.adapt.diagnostics import layer_table
+from nasimb.adapt.diagnostics import diagnose
 from nasimb.adapt.strategies import named
 from nasimb.budget import Clock
 from nasimb.errors import InputError, Interrupted
@@ -117,7 +117,7 @@ def dry_run(
         Interrupted: `stop` gave a signal.
     """
     site, adapter, begun = watched.site, watched.adapter, clock()
-    entries, records = list[Entry](), list[Record]()
+    entries, records, shown = list[Entry](), list[Record](), 0
     pooled: dict[str, Sampled] = {}
     source_NK, adapted_NK = (np.empty((len(site), len(watched.model.classes)), np.float32) for _ in range(2))
     for seen, record in watched.batches(stop):
@@ -126,16 +126,17 @@ def dry_run(
         source_NK[seen.positions_B], adapted_NK[seen.positions_B] = seen.source_BK, seen.adapted_BK
         for name, sample in seen.layers.items():
             pooled[name] = sample if name not in pooled else pooled_samples(pooled[name], sample)
+        shown += seen.entry.images
         if watcher is not None:
-            done = sum(entry.images for entry in entries) / len(site)
+            done = shown / len(site)
             watcher.show(Progress("looking at images", done, clock() - begun, None, record.reason.value))
     if stop():
-        raise Interrupted(stop(), resume="Give the same command again.")
-    layers = layer_table(
-        {name: adapter.source_moments(name) for name in pooled}, pooled, weights=adapter.state.weights,
-        profile=adapter.profile, shares_K=torch.from_numpy(source_NK.mean(0)).to(watched.device),
-        source_images=watched.known.images,
-    )  # fmt: skip
+        raise Interrupted(
+            stop(), must_hold="a dry run must see all the images", kept="nothing is kept of it",
+            resume="Give the same command again.",
+        )  # fmt: skip
+    shares_K = torch.from_numpy(source_NK.mean(0)).to(watched.device)
+    layers = diagnose(adapter, pooled, shares_K=shares_K, source_images=watched.known.images)
     tested, gains = compare(watched.model, site, source_NK.argmax(1), adapted_NK.argmax(1))
     verdict = decide(entries, watched.safety, float(layers["shift"].max()), gains)
     return DryRun(

@@ -81,7 +81,9 @@ def load_site(
     if not len(images):
         raise DataError("the data must hold images", got=f"none in {data}", do="Check the path.")
     if parts.skipped:
-        notes.append(f"{len(parts.skipped)} files could not be read and were left out: {first_of(parts.skipped)}.")
+        count = len(parts.skipped)
+        left_out = f"{count:,} files could not be read and were" if count > 1 else "1 file could not be read and was"
+        notes.append(f"{left_out} left out: {first_of(parts.skipped)}.")
     if order is Order.shuffled or (order is Order.auto and isinstance(spec, FolderSpec) and not loose):
         shuffle_N = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         images = images.subset(shuffle_N)

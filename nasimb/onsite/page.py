@@ -1,6 +1,7 @@
 """A dry run as one HTML file that loads nothing from elsewhere, and a stream as one picture.
 
-Everything that comes from users (class names, paths, layer names) is text to the templates, never markup.
+Everything that comes from users (class names, paths, layer names) is text to the templates, never markup, and has no
+control characters: XML allows none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nasimb.errors import InputError
 from nasimb.onsite.charts import Picture, picture_of
 from nasimb.onsite.dryrun import DryRun
 from nasimb.onsite.tables import summary, tables
+from nasimb.visible import visible
 
 FIGURE = re.compile(r"(< |\+|-)?[\d.]*%?( \[.*\])?")
 
@@ -41,21 +43,25 @@ def check_writable(file: Path) -> None:
         raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
-def check_new(log: Path, picture: Path | None) -> None:
-    """Raise InputError where lines would be written over a file that is there, or over those of the picture."""
-    if log.exists() or (picture is not None and picture.resolve() == log.resolve()):
+def check_outputs(log: Path | None, picture: Path | None) -> None:
+    """`check_writable` of both; InputError too where lines would be written over a file that is there, or over those
+    of the picture."""
+    for file in (log, picture):
+        if file is not None:
+            check_writable(file)
+    if log is not None and (log.exists() or (picture is not None and picture.resolve() == log.resolve())):
         got = f"{log}, which is there" if log.exists() else f"{log} for both"
         raise InputError("JSON lines must go to a file of their own", got=got, do="Name another, or move it away.")
 
 
 def write_page(found: DryRun, file: Path) -> None:
     """Write it whole or not at all."""
-    replace_whole(file, page(found).encode("utf-8", "replace"))
+    replace_whole(file, page(found).encode())
 
 
 def write_picture(picture: Picture, file: Path) -> None:
     """Write it whole or not at all."""
-    replace_whole(file, svg(picture).encode("utf-8", "replace"))
+    replace_whole(file, svg(picture).encode())
 
 
 def svg(picture: Picture) -> str:
@@ -110,5 +116,12 @@ def _bars(layers: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _environment() -> Environment:
-    loader = PackageLoader("nasimb.onsite")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader("nasimb.onsite"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=_finished,
+    )  # fmt: skip
+
+
+def _finished(value: object) -> object:
+    """What the templates print: markup of their own as it is, text without control characters."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

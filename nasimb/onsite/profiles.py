@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nasimb import seal
 from nasimb.adapt.profile import ClassProfile, class_profile
@@ -42,17 +43,21 @@ class Known:
 
     Attributes:
         profile: None where there is none.
-        images: that it was made from.
+        images: that it was made from; data: which, as they were named.
         note: where it comes from, or why there is none; a sentence.
     """
 
     profile: ClassProfile | None
     images: int | None
     note: str
+    data: str = NONE
 
 
 def known_training(folder: Path, model: Model, wanted: str | None, *, device: torch.device) -> Known:
     """The profile kept beside a model, else one that is made now and kept there.
+
+    What is asked for is made, and serves this time. It is kept if none is, or one of the same data; another one stays,
+    since a question of today must not change what is answered tomorrow without it.
 
     Args:
         folder: of the model.
@@ -64,20 +69,38 @@ def known_training(folder: Path, model: Model, wanted: str | None, *, device: to
     """
     if wanted == NONE:
         return Known(None, None, f"No profile of training images was asked for: {CAUTIOUS}.")
-    if wanted is None:
-        kept = _kept(folder)
-        if kept is not None:
-            return kept
-        try:
-            return _made(folder, model, TARGET, device)
-        except InputError as error:
-            reason = f"{error.must_hold}; got {error.got}"
-            do = "Name training images with --profile-data."
-            return Known(None, None, f"No profile of training images ({reason}): {CAUTIOUS}. {do}")
-    return _made(folder, model, wanted, device)
+    kept = _kept(folder)
+    if wanted is not None:
+        return _made(folder, model, wanted, kept, device)
+    if kept is not None:
+        return kept
+    try:
+        return _made(folder, model, TARGET, None, device)
+    except InputError as error:
+        reason = f"{error.must_hold}; got {error.got}"
+        do = "Name training images with --profile-data."
+        return Known(None, None, f"No profile of training images ({reason}): {CAUTIOUS}. {do}")
 
 
-def _made(folder: Path, model: Model, wanted: str, device: torch.device) -> Known:
+def _made(folder: Path, model: Model, wanted: str, kept: Known | None, device: torch.device) -> Known:
+    """A new one, kept unless one of other data is."""
+    images, labels_N = _training_images(folder, model, wanted, device)
+    pixels_NCHW = torch.cat([batch.cpu() for batch, _ in images.batches(256, device)])
+    profile = class_profile(model, pixels_NCHW, labels_N)
+    note = f"Made a profile of {len(labels_N)} training images ({wanted})"
+    file = folder / PROFILE
+    if kept is not None and kept.data != wanted:
+        stays = f"the one kept in {file} ({kept.data}) stays; to have another kept, remove it first"
+        return Known(profile, len(labels_N), f"{note} for this time; {stays}.", wanted)
+    try:
+        _keep(folder, profile, wanted, len(labels_N))
+    except OSError as error:
+        return Known(profile, len(labels_N), f"{note}; it could not be kept ({error.strerror}).", wanted)
+    return Known(profile, len(labels_N), f"{note}, kept in {file}.", wanted)
+
+
+def _training_images(folder: Path, model: Model, wanted: str, device: torch.device) -> tuple[ImageSet, Tensor]:
+    """(N images of the classes of the model, labels_N in its numbering); of very many a random part."""
     images = _of_run(folder, wanted, device) if wanted in (TARGET, SOURCE) else _of_data(wanted, model, device)
     labels_N = known_labels(images, model.classes)
     known_M = (labels_N != UNLABELLED).nonzero().flatten()
@@ -87,15 +110,7 @@ def _made(folder: Path, model: Model, wanted: str, device: torch.device) -> Know
             do="Name the images that its head was fitted to.",
         )  # fmt: skip
     shuffle_M = known_M[torch.randperm(len(known_M), generator=torch.Generator().manual_seed(0))[:MOST_IMAGES]]
-    images, labels_M = images.subset(shuffle_M), labels_N[shuffle_M]
-    pixels_MCHW = torch.cat([batch.cpu() for batch, _ in images.batches(256, device)])
-    profile = class_profile(model, pixels_MCHW, labels_M)
-    note = f"Made a profile of {len(labels_M)} training images ({wanted})"
-    try:
-        _keep(folder, profile, wanted, len(labels_M))
-    except OSError as error:
-        return Known(profile, len(labels_M), f"{note}; it could not be kept ({error.strerror}).")
-    return Known(profile, len(labels_M), f"{note}, kept in {folder / PROFILE}.")
+    return images.subset(shuffle_M), labels_N[shuffle_M]
 
 
 def _of_run(folder: Path, which: str, device: torch.device) -> ImageSet:
@@ -134,8 +149,9 @@ def _kept(folder: Path) -> Known | None:
         profile = ClassProfile.load(folder / PROFILE)
     except (OSError, ValueError, KeyError):  # an InputError is a ValueError
         return None
-    note = f"Profile of {about['images']} training images ({about['data']})."
-    return Known(profile, about["images"], note)
+    images, data = about["images"], about["data"]
+    note = f"Shifts are counted from a profile of {images} training images ({data}), kept beside the model."
+    return Known(profile, images, note, data)
 
 
 def _digest(file: Path) -> str:

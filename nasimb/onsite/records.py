@@ -5,6 +5,7 @@ Shapes: B images of a batch, N images of the window, K classes, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,6 +20,7 @@ from nasimb.adapt.evidence import excess_divergence, serial_dependence
 from nasimb.adapt.profile import ClassProfile
 from nasimb.adapt.safety import Reason, Safety
 from nasimb.metrics import shot_groups
+from nasimb.nn.mixing import Sampled
 from nasimb.nn.moments import Moments
 from nasimb.onsite.images import UNLABELLED, Site
 from nasimb.onsite.stream import Seen
@@ -46,7 +48,8 @@ class Record:
     Attributes:
         batch, images: its number from 0, and how many it has.
         shift: of the layer that is furthest from training, root mean square over channels in standard deviations, as
-            the unadapted model sees the batch; layer: its name; noise: what a batch of this size would show by chance.
+            the unadapted model sees the batch; layer: its name; noise: what a batch of this size would show by chance,
+            None for a single image without a profile.
         adapted, reason, weight, rolled_back: see `nasimb.adapt.Entry`.
         flips: share of images that are given another class than by the model as it is.
         mix_K: mean prediction.
@@ -60,7 +63,7 @@ class Record:
     images: int
     shift: float
     layer: str
-    noise: float
+    noise: float | None
     adapted: bool
     reason: Reason
     weight: float
@@ -87,7 +90,7 @@ class Recorder:
     """What batches are compared with, and the newest predictions; a value: `record` gives the next one.
 
     Attributes:
-        usual: moments of training, by layer.
+        usual: moments of training, by layer. profile_images: behind the profile; None: too many to matter.
         source_NK, given_NK: predictions of the window, newest last, of the model as it is, and as they were given out.
     """
 
@@ -98,9 +101,16 @@ class Recorder:
     safety: Safety
     source_NK: Tensor
     given_NK: Tensor
+    profile_images: int | None = None
 
     @classmethod
-    def begin(cls, adapter: BatchNormAdapter, classes: tuple[str, ...], class_counts_K: tuple[int, ...]) -> Recorder:
+    def begin(
+        cls,
+        adapter: BatchNormAdapter,
+        classes: tuple[str, ...],
+        class_counts_K: tuple[int, ...],
+        profile_images: int | None = None,
+    ) -> Recorder:
         """For a stream that begins now."""
         profile = None if adapter.profile is None else adapter.profile.to(torch.device("cpu"))
         usual = {
@@ -109,7 +119,7 @@ class Recorder:
         }
         nothing_NK = torch.empty(0, len(classes))
         few = frozenset(shot_groups(class_counts_K)["few"].tolist())
-        return cls(classes, few, usual, profile, adapter.safety or Safety(), nothing_NK, nothing_NK)
+        return cls(classes, few, usual, profile, adapter.safety or Safety(), nothing_NK, nothing_NK, profile_images)
 
     def record(self, seen: Seen, site: Site) -> tuple[Record, Recorder]:
         """Of the next batch, and the recorder for the one after it."""
@@ -136,33 +146,52 @@ class Recorder:
             dependence=seen.entry.evidence.dependence, labelled=int(known_B.sum()), accuracy=_mean(right_B[known_B]),
             few=_mean(right_B[few_B]), few_images=int(few_B.sum()), alarms={},
         )  # fmt: skip
-        return replace(made, alarms=after._alarms(made)), after
+        return replace(made, alarms=after._alarms(made, seen.entry.evidence.shift)), after
 
-    def _furthest(self, seen: Seen) -> tuple[str, float, float]:
+    def _furthest(self, seen: Seen) -> tuple[str, float, float | None]:
         """(layer, shift, noise)."""
-        found = []
+        found = {}
         for name, sample in seen.layers.items():
             usual = self.usual[name]
             scale_C = usual.var_C.cpu().clamp(min=torch.finfo(torch.float32).tiny)
             square = ((sample.moments.mean_C.cpu() - usual.mean_C.cpu()) ** 2 / scale_C).mean()
-            found.append((float(square) ** 0.5, name, float((sample.mean_variance_C.cpu() / scale_C).mean()) ** 0.5))
-        shift, name, noise = max(found)
-        return name, shift, noise
+            noise_C = self._noise_variance(name, sample)
+            noise = None if noise_C is None else float((noise_C / scale_C).mean()) ** 0.5
+            found[name] = (float(square) ** 0.5, noise)
+        name = max(found, key=lambda name: found[name][0])
+        return name, *found[name]
 
-    def _alarms(self, made: Record) -> dict[Alarm, str]:
-        """`self` has the batch in its window."""
+    def _noise_variance(self, name: str, sample: Sampled) -> Tensor | None:
+        """noise_C: of the means of so many images less those of training, where nothing is wrong.
+
+        By the profile, since a few images tell next to nothing of how images differ, and one nothing at all.
+        """
+        if self.profile is not None:
+            of_one_C = self.profile.layers[name].image_var_C.clamp(min=0)
+            return of_one_C * (1 / sample.images + 1 / (self.profile_images or math.inf))
+        return sample.mean_variance_C.cpu() if sample.images > 1 else None
+
+    def _alarms(self, made: Record, window_shift: float | None) -> dict[Alarm, str]:
+        """`self` has the batch in its window, of which the adapter found that shift."""
         safety, alarms = self.safety, {}
-        if made.reason is Reason.DRIFT or made.shift > safety.most_shift:
+        # Of a single image without a profile nobody knows how far it may be off by chance.
+        limit = math.inf if made.noise is None else math.hypot(safety.most_shift, made.noise)
+        if made.shift > limit:
             alarms[Alarm.DRIFT] = (
-                f"the means of {made.layer} are {made.shift:.1f} standard deviations from training "
-                f"(limit {safety.most_shift:g})"
+                f"the means of {made.layer} are {made.shift:.2f} standard deviations from training (limit {limit:.2f})"
+            )
+        elif made.reason is Reason.DRIFT:
+            assert window_shift is not None
+            alarms[Alarm.DRIFT] = (
+                f"the means of a layer, over the newest images, are {window_shift:.2f} standard deviations from "
+                f"training (limit {safety.most_shift:.2f})"
             )
         if made.reason is Reason.COLLAPSE:
             alarms[Alarm.COLLAPSE] = "adapted predictions collapse onto a few classes; earlier statistics were put back"
         if made.reason is Reason.CHANGED:
             alarms[Alarm.CHANGED] = "the images are no longer those that the model was adapted to; it begins anew"
         if made.reason is Reason.FEW_CLASSES:
-            alarms[Alarm.FEW_CLASSES] = "the newest images are of one class or a few"
+            alarms[Alarm.FEW_CLASSES] = "by what is predicted, the newest images are of one class or a few"
         if len(self.source_NK) < safety.least_images:
             return alarms
         # Of the model as it is: where adapting begins or ends, predictions change, but the images need not.

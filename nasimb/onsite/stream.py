@@ -52,6 +52,8 @@ def stream(
 
         source_BK = passes.run(images_BCHW, seen).softmax(1).cpu()
         adapted_BK = adapter(images_BCHW).softmax(1).cpu()
-        yield Seen(positions_B, adapter.log[-1], source_BK, adapted_BK, layers)
+        entry = adapter.newest
+        assert entry is not None
+        yield Seen(positions_B, entry, source_BK, adapted_BK, layers)
         if stop():
             return

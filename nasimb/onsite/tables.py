@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,8 @@ import pandas as pd
 from nasimb.evaluate import SHOWN
 from nasimb.onsite.dryrun import DryRun, class_shares
 from nasimb.onsite.verdict import shares_by_reason
+from nasimb.report.show import stdout, terminal_table
+from nasimb.visible import visible
 
 MOST_FLIPS, LEAST_P = 8, 1e-4
 
@@ -103,18 +104,30 @@ def summary(found: DryRun) -> list[str]:
     """Sentences beside the tables."""
     rolled_back = sum(entry.rolled_back for entry in found.entries)
     lines = [
-        f"{len(found.site):,} images in {count_of(found.entries, 'batch')}, {len(found.site.labelled_M):,} of them "
-        f"labelled; strategy {found.watched.strategy}",
-        f"adaptation changes the predicted class of {found.flipped_N.mean():.1%} of the images",
+        f"{count_of(len(found.site), 'image')} in {count_of(len(found.entries), 'batch', 'batches')}, "
+        f"{len(found.site.labelled_M):,} labelled; strategy {found.watched.strategy}",
+        f"adaptation changes the predicted class of {found.flipped_N.mean():.1%} of the images"
+        if any(entry.adapted for entry in found.entries)
+        else "no image was adapted to: what is called adapted is the model as it is",
     ]
     if rolled_back:
-        lines.append(f"statistics were put back {rolled_back} time{'' if rolled_back == 1 else 's'}")
+        lines.append(f"statistics were put back {count_of(rolled_back, 'time')}")
     return [*lines, *(f"note: {note}" for note in found.watched.notes)]
 
 
-def count_of(things: Sequence[object], name: str) -> str:
-    """As text: 1 batch, 2 batches."""
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 'es'}"
+def text(found: DryRun) -> str:
+    """Verdict, tables and sentences, as standard output shows them."""
+    console = stdout()
+    with console.capture() as captured:
+        for title, table in tables(found).items():
+            console.print(terminal_table(table, title=title))
+    lines = "\n".join(map(visible, summary(found)))
+    return f"{visible(found.verdict.sentence)}\n{captured.get()}{lines}"
+
+
+def count_of(count: int, one: str, many: str = "") -> str:
+    """As text: 1 batch, 2 batches; without `many` an s is added."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _points(value: float, low: float, high: float, sign: str = "") -> str:

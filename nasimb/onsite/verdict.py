@@ -55,17 +55,23 @@ def decide(
 def _refusal(entries: Sequence[Entry], looked: Sequence[Entry], safety: Safety) -> str:
     if not looked:
         images = sum(entry.images for entry in entries)
-        return f"{images} images are too few to tell a shift from noise; give {safety.least_images} at least"
+        if images < safety.least_images:
+            return f"it takes {safety.least_images} images to judge a site, and there are {images}"
+        return (
+            f"by what is predicted, the {images} images may be of a few classes only; give {safety.window}, by which "
+            "that can be told"
+        )
     reason, last = looked[-1].reason, looked[-1].evidence
     given_up = ", and what was begun before was given up" if any(entry.adapted for entry in looked) else ""
     return {
         Reason.NEVER: "the strategy source never does",
         Reason.EXPLAINED: "the class mix and noise explain what is different about the images",
         Reason.DEPENDENT: "neighbours in the stream resemble each other, so that its statistics are those of a few "
-        "classes; if the order means nothing, shuffle it",
-        Reason.FEW_CLASSES: "the images are of one class or a few, whose statistics are not those of the site",
-        Reason.DRIFT: f"the images are further from training ({last.shift or 0:.1f} standard deviations) than "
-        f"adaptation can bring back ({safety.most_shift:g}); look at them, and train on such images",
+        "classes; if their order means nothing, give --order shuffled",
+        Reason.FEW_CLASSES: "by what is predicted, the images are of one class or a few, and a site has other "
+        "statistics than they",
+        Reason.DRIFT: f"the images are further from training ({last.shift or 0:.2f} standard deviations) than "
+        f"adaptation can bring back ({safety.most_shift:.2f}); look at them, and train on such images",
         Reason.COLLAPSE: "adapted predictions collapse onto a few classes",
         Reason.CHANGED: "the images changed not long before the end; look at those after the change by themselves",
     }[reason] + given_up

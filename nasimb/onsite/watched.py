@@ -48,7 +48,8 @@ class Watched:
     def batches(self, stop: Stop) -> Iterator[tuple[Seen, Record]]:
         """Each batch, and what is told of it; ends early once `stop` gives a signal."""
         model = self.model
-        recorder = Recorder.begin(self.adapter, model.classes, model.description.class_counts_K)
+        counts_K, profile_images = model.description.class_counts_K, self.known.images
+        recorder = Recorder.begin(self.adapter, model.classes, counts_K, profile_images)
         batches = stream(model, self.adapter, self.site, batch_size=self.batch_size, device=self.device, stop=stop)
         for seen in batches:
             record, recorder = recorder.record(seen, self.site)
@@ -72,7 +73,7 @@ def watch(
     Args:
         folder: of the model, or of a finished run.
         data, order, seed: see `load_site`.
-        profile_data: see `known_training`; a profile that is made is kept beside the model.
+        profile_data: see `known_training`.
 
     Raises:
         InputError: the model, the images or the strategy are not fit for each other.

@@ -20,18 +20,19 @@ from nasimb.report.run import Run
 from nasimb.report.status import LEAST_DOWN_SECONDS
 from nasimb.report.tables import calibrations, comparison, data_notes, models, numbers, pareto, spend
 from nasimb.search.trial import failure_counts
+from nasimb.visible import visible
 
 PICTURE_COLUMNS = 176
 
 
 def terminal_table(frame: pd.DataFrame, *, title: str) -> Table:
     """The frame as a rich table; numbers to the right, missing cells empty."""
-    table = Table(title=Text(title, style="bold"), box=SIMPLE_HEAD, title_justify="left", header_style="bold")
+    table = Table(title=Text(visible(title), style="bold"), box=SIMPLE_HEAD, title_justify="left", header_style="bold")
     for column in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(Text(str(column)), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(visible(str(column))), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text("" if pd.isna(cell) else str(cell)) for cell in row))
+        table.add_row(*(Text("" if pd.isna(cell) else visible(str(cell))) for cell in row))
     return table
 
 

@@ -144,6 +144,11 @@ def test_an_adapter_is_diagnosed() -> None:
     assert same["p_value"] > 0.001
     assert other["p_value"] < 1e-6
     assert other["shift"] > 5 * same["shift"]
+    maps_BCHW = model[0](same_NCHW).detach()
+    (given,) = diagnose(adapter, {"1": sampled(maps_BCHW)}, source_images=256).to_dict(orient="records")
+    assert given["shift"] == pytest.approx(same["shift"], rel=1e-4), "of what is given, whatever it has seen since"
+    assert math.isnan(given["explained"])
+    assert given["weight"] == other["weight"]
     source = adapter.source_moments("1")
     assert isinstance(profile.layers["1"], LayerProfile)
     assert source.mean_C.shape == (4,)

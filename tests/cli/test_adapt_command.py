@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,6 +23,7 @@ from PIL import Image
 from tiny_run import tiny_config
 
 import nasimb
+from nasimb.adapt import BatchNormAdapter, Entry
 from nasimb.export import Model, load, save
 from nasimb.pipeline import run_search
 
@@ -160,7 +161,7 @@ def test_a_stream_is_watched(command: Command, run: Path, foggy: Path) -> None:
     assert "300 images in 10 batches" in found.out
     assert "60 of 300 images count as unlabelled: the model has no class 'unlabelled'" in found.out
     texts = {"".join(element.itertext()) for element in ElementTree.parse("out.svg").iter(f"{SVG}text")}
-    assert {"Predicted class mix", "Alarms", "accuracy", "300"} <= texts
+    assert {"Predicted class mix", "Alarms: none", "accuracy", "300"} <= texts
 
     piped = command("monitor", "run", "--data", "folder:foggy", "--jsonl", "-", "--batch", "32")
     assert [json.loads(line) for line in piped.out.splitlines()] == records
@@ -171,7 +172,7 @@ def test_alarms_decide_the_exit_code_if_asked(command: Command, run: Path, foggy
     ordered = ("monitor", "run", "--data", "folder:foggy", "--order", "given")
     found = command(*ordered)
     assert found.code == 0
-    assert "ALARM batch" in found.out
+    assert "ALARM in batch 0, " in found.out
     assert command(*ordered, "--fail-on-alarm").code == 1
 
 
@@ -211,23 +212,101 @@ def test_files_that_cannot_be_written_are_found_out_first(command: Command, run:
     assert "mixed or ema" in found.error
 
 
-def test_ctrl_c_ends_a_watch_with_its_picture(run: Path, foggy: Path, tmp_path: Path) -> None:
-    words = ["monitor", "run", "--data", "folder:foggy", "--jsonl", "out.jsonl", "--picture", "out.svg", "--batch", "1"]
+def started(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    """`nasimb WORDS` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nasimb", *words], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+    return subprocess.Popen(
+        [sys.executable, "-m", "nasimb", *words], cwd=folder, env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+WATCH = ("monitor", "run", "--data", "folder:foggy", "--jsonl", "out.jsonl", "--picture", "out.svg", "--batch", "1")
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_signals_end_a_watch_with_its_picture(run: Path, foggy: Path, tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    process = started(WATCH, tmp_path)
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and process.poll() is None:
         lines = (tmp_path / "out.jsonl").read_text().count("\n") if (tmp_path / "out.jsonl").exists() else 0
         if lines >= 3:
-            process.send_signal(signal.SIGINT)
+            for number in numbers:
+                process.send_signal(number)
+                time.sleep(0.001)  # two at once may count as one
             break
         time.sleep(0.01)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert "of 300 images" in out
+    assert process.returncode == 128 + numbers[0], err
+    assert err == ""
+    assert len(numbers) == 2 or " of 300 images in " in out
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) < 300
     ElementTree.parse(tmp_path / "out.svg")
+
+
+def test_who_reads_along_may_leave(run: Path, foggy: Path, tmp_path: Path) -> None:
+    """As `| head -n 1` does: a watch ends with its picture, a dry run writes what it is to write; neither complains."""
+    for words in (WATCH, ("adapt", "run", "--data", "folder:foggy", "--report", "page.html", "--save", "adapted")):
+        process = started(words, tmp_path)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if words is WATCH:
+            process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(60) == 128 + signal.SIGPIPE, err
+        assert "rror" not in err
+        process.stderr.close()
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) < 300
+    ElementTree.parse(tmp_path / "out.svg")
+    assert "Adapt: " in (tmp_path / "page.html").read_text()
+    assert load(tmp_path / "adapted").description.provenance["adapted"]["images"] == 300
+
+
+def test_no_name_is_obeyed_by_a_terminal_or_a_page(command: Command, run: Path, foggy: Path) -> None:
+    wild = "\x1b[2J\x9b31m\n"
+    model = load(run / "best")
+    description = replace(model.description, classes=(wild, "1", "2", "3", "4"))
+    save(Model(model.backbone, model.head, description), Path("named"))
+    (foggy / "1" / "\x1b]0;a title\x07.png").write_bytes(b"no image")
+    site = ("named", "--data", "folder:foggy", "--profile-data", "none", "--skip-bad-images")
+    found = command("adapt", *site, "--report", "page.html")
+    assert found.code == 0, found.err
+    watched = command("monitor", *site, "--order", "given", "--picture", "out.svg", "--jsonl", "-")
+    assert watched.code == 0, watched.err
+    refused = command("adapt", "named", "--data", "folder:foggy", "--profile-data", "none")
+    assert "every image must be readable" in refused.error
+    files = [Path(name).read_text() for name in ("page.html", "out.svg")]
+    for text in (found.out, watched.out, watched.err, refused.error, *files):
+        assert not {"\x1b", "\x9b", "\x07"} & set(text)
+    assert "\\u001b[2J\\u009b31m\\u000a" in found.out
+    assert "1 file could not be read and was left out: foggy/1/\\u001b]0;a title" in watched.err
+    assert all(wild in json.loads(line)["class_mix"] for line in watched.out.splitlines())
+    values = json.loads(command("adapt", *site, "--json").out)
+    assert wild in values["class_mix"]["training"]
+
+
+def test_a_watch_of_single_images_knows_their_noise(
+    command: Command, run: Path, write_digits: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copied(adapter: BatchNormAdapter) -> tuple[Entry, ...]:
+        raise AssertionError("the whole log, for every batch")
+
+    monkeypatch.setattr(BatchNormAdapter, "log", property(copied))
+    write_digits(Path("some"), {str(digit): (digit, 8) for digit in range(5)})
+    found = command("monitor", "run", "--data", "folder:some", "--jsonl", "-", "--batch", "1")
+    records = [json.loads(line) for line in found.out.splitlines()]
+    assert [record["images"] for record in records] == 40 * [1]
+    assert {record["noise"] for record in records if record["layer"] == records[0]["layer"]} == {records[0]["noise"]}
+    noise = np.mean([record["noise"] for record in records])
+    assert np.mean([record["shift"] for record in records]) == pytest.approx(noise, rel=0.5), "nothing is wrong"
+    assert "40 images in 40 batches" in found.err
+
+
+def test_few_images_are_told_as_what_they_are(command: Command, run: Path, write_digits: Pictures) -> None:
+    write_digits(Path("one"), {"1": (1, 1)})
+    found = command("adapt", "run", "--data", "folder:one")
+    assert found.code == 0, found.err
+    assert found.out.startswith("Do not adapt: it takes 32 images to judge a site, and there are 1.\n")
+    assert "1 image in 1 batch, 1 labelled; " in found.out
+    assert "no image was adapted to" in found.out

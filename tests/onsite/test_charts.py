@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,3 +71,43 @@ def test_text_is_never_markup() -> None:
     assert root.findtext(f"{SVG}title") == "<script>"
     assert {"<b>&", '"]]>'} <= {element.text for element in root.iter(f"{SVG}text")}
     assert not re.search(r"<(script|b)\b", text)
+
+
+def test_control_characters_are_text_that_xml_allows() -> None:
+    text = svg(picture_of(records_of(3, 2), ("\x1b[2J" + 30 * "\x07", "\udcff"), "a\x00b"))
+    root = ElementTree.fromstring(text)
+    assert root.findtext(f"{SVG}title") == "a\\u0000b"
+    names = {element.text for element in root.iter(f"{SVG}text")}
+    assert "\\udcff" in names
+    (cut,) = (name for name in names if name is not None and name.startswith("\\u001b[2J"))
+    assert len(cut) == 24
+
+
+def test_noise_that_nobody_knows_is_not_drawn() -> None:
+    unknown = [replace(record, noise=None) for record in records_of(5, 2)]
+    panel = picture_of(unknown, ("a", "b"), "a stream").panels[0]
+    assert "noise of so few images" not in {label for _, label, _ in panel.legend}
+    assert {shape.kind for shape in panel.shapes} <= {"line", "dot"}
+    known = picture_of(records_of(5, 2), ("a", "b"), "a stream").panels[0]
+    assert "noise of so few images" in {label for _, label, _ in known.legend}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1e4), st.integers(1, 10))
+def test_ticks_say_where_they_stand(images: int, shift: float, batches: int) -> None:
+    records = [replace(record, images=images, shift=shift) for record in records_of(batches, 2)]
+    picture = picture_of(records, ("a", "b"), "a stream")
+    for x, label in picture.times:
+        assert x == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) * int(label.replace(",", "")) / (images * batches))
+    panel = picture.panels[0]
+    most = float(panel.ticks[-1][1])
+    assert most > max(shift, 0.1)
+    for y, label in panel.ticks:
+        assert y == pytest.approx(panel.top + PANEL * (1 - float(label) / most))
+
+
+def test_a_single_batch_is_seen() -> None:
+    (record,) = records_of(1, 2)
+    for adapted in (True, False):
+        panel = picture_of([replace(record, adapted=adapted)], ("a", "b"), "a stream").panels[0]
+        assert [shape.kind for shape in panel.shapes].count("dot") == 1

@@ -40,10 +40,24 @@ def test_it_is_of_the_target_of_the_run_and_kept(run: Path) -> None:
     kept = known_training(run / "best", model, None, device=CPU)
     assert kept.profile is not None
     assert same(kept.profile, made.profile)
-    assert kept.note == f"Profile of {made.images} training images (target)."
+    assert f"a profile of {made.images} training images (target), kept" in kept.note
 
-    source = known_training(run / "best", model, "source", device=CPU)
-    assert source.images == len(task.source)
+
+def test_what_is_asked_for_serves_this_time_and_replaces_nothing_of_other_data(run: Path) -> None:
+    best = run / "best"
+    model = load(best)
+    made = known_training(best, model, None, device=CPU)
+    before = (best / PROFILE).read_bytes()
+    source = known_training(best, model, "source", device=CPU)
+    assert source.images == len(load_ground(parse(RunConfig, RunDir(run).config(), what="it"), CPU).task.source)
+    assert "for this time" in source.note
+    assert f"kept in {best / PROFILE} (target) stays" in source.note
+    assert (best / PROFILE).read_bytes() == before
+    assert known_training(best, model, None, device=CPU).images == made.images
+    assert known_training(best, model, "target", device=CPU).note.endswith(f"kept in {best / PROFILE}.")
+    (best / PROFILE).unlink()
+    assert known_training(best, model, "source", device=CPU).note.endswith(f"kept in {best / PROFILE}.")
+    assert known_training(best, model, None, device=CPU).images == source.images
 
 
 @pytest.mark.parametrize("damage", ["profile", "about", "model"])

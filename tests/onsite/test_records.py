@@ -17,7 +17,7 @@ from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
 from nasimb.nn.mixing import sampled
 from nasimb.onsite.images import Site
-from nasimb.onsite.monitor import new_alarms
+from nasimb.onsite.monitor import line, new_alarms
 from nasimb.onsite.records import Alarm, Record, Recorder
 from nasimb.onsite.stream import Seen
 
@@ -67,8 +67,7 @@ def test_numbers_of_a_batch(recorder: Recorder) -> None:
     record, after = recorder.record(batch, site_of([0, -1, 3, 3, 3]))
     assert record.shift == pytest.approx(0.5, rel=1e-5)
     assert record.layer == "norm"
-    noise = math.sqrt(float((batch.layers["norm"].mean_variance_C / 4).mean()))
-    assert record.noise == pytest.approx(noise, rel=1e-5)
+    assert record.noise == pytest.approx(math.sqrt(1 / 5 / 4)), "single images of the profile have variance 1"
     assert record.flips == pytest.approx(1 / 5)
     assert record.mix_K == pytest.approx((0.205, 0.205, 0.205, 0.385))
     assert (record.labelled, record.few_images) == (4, 3)
@@ -80,6 +79,39 @@ def test_numbers_of_a_batch(recorder: Recorder) -> None:
     told = record.to_dict(CLASSES)
     assert told["class_mix"] == pytest.approx({"a": 0.205, "b": 0.205, "c": 0.205, "d": 0.385})
     assert told["reason"] == "shifted"
+
+
+@pytest.mark.parametrize("images", [1, 2, 50])
+def test_noise_is_what_batches_like_those_of_training_show(recorder: Recorder, images: int) -> None:
+    """Means of single images drawn from the profile itself, by Monte Carlo; 100 others are behind its own means."""
+    generator = torch.Generator().manual_seed(images)
+    usual_TC = torch.randn(4000, 100, 2, generator=generator).mean(1)
+    of_batch_TC = torch.randn(4000, images, 2, generator=generator).mean(1)
+    shown = float(((of_batch_TC - usual_TC).square() / 4).mean().sqrt())
+    record, _ = replace(recorder, profile_images=100).record(seen([0] * images), site_of([-1] * images))
+    assert record.noise == pytest.approx(shown, rel=0.05)
+
+
+def test_noise_without_a_profile_is_the_batch_s_own_and_unknown_of_one_image(recorder: Recorder) -> None:
+    blind = replace(recorder, profile=None)
+    batch = seen([0, 1, 2])
+    record, _ = blind.record(batch, site_of([-1] * 3))
+    assert record.noise == pytest.approx(math.sqrt(float((batch.layers["norm"].mean_variance_C / 4).mean())))
+    alone, _ = blind.record(seen([0], shift=100.0), site_of([-1]))
+    assert alone.noise is None
+    assert alone.to_dict(CLASSES)["noise"] is None
+    assert "(noise unknown)" in line(alone)
+    assert alone.alarms == {}, "nobody knows how far a single image may be off by chance"
+
+
+def test_the_figure_of_a_drift_is_beyond_its_limit(recorder: Recorder) -> None:
+    far = Evidence(64, shift=3.456)
+    found = alarms(recorder, seen(shuffled([16] * 4), shift=4.0, reason=Reason.DRIFT, evidence=far))
+    assert "3.46 standard deviations" in found[Alarm.DRIFT], "that of the window, since 2 of the batch are no drift"
+    noisy = replace(recorder, profile_images=1)
+    noise = math.hypot(0.5, 0.5)
+    assert alarms(noisy, seen([0], shift=6.1)) == {}
+    assert f"(limit {math.hypot(3, noise):.2f})" in alarms(noisy, seen([0], shift=6.5))[Alarm.DRIFT]
 
 
 def test_without_labels_nothing_is_said_of_them(recorder: Recorder) -> None:
@@ -100,7 +132,7 @@ def test_a_healthy_stream_alarms_nobody(recorder: Recorder) -> None:
 def test_each_alarm_has_its_stream(recorder: Recorder) -> None:
     even = shuffled([16, 16, 16, 16])
     assert set(alarms(recorder, seen(even, shift=7.0))) == {Alarm.DRIFT}
-    assert "3.5 standard deviations" in alarms(recorder, seen(even, shift=7.0))[Alarm.DRIFT]
+    assert "3.50 standard deviations" in alarms(recorder, seen(even, shift=7.0))[Alarm.DRIFT]
     assert set(alarms(recorder, seen(sorted(even)))) == {Alarm.ORDERED}
     mix = alarms(recorder, seen(shuffled([58, 2, 2, 2])))
     assert set(mix) == {Alarm.CLASS_MIX}
@@ -111,7 +143,7 @@ def test_each_alarm_has_its_stream(recorder: Recorder) -> None:
         (Reason.CHANGED, Alarm.CHANGED),
         (Reason.DRIFT, Alarm.DRIFT),
     ):
-        assert set(alarms(recorder, seen(even, reason=reason))) == {alarm}
+        assert set(alarms(recorder, seen(even, reason=reason, evidence=Evidence(64, shift=4.0)))) == {alarm}
     dependent = seen(even, reason=Reason.DEPENDENT, evidence=Evidence(64, dependence=9.0))
     assert "9.0 standard deviations" in alarms(recorder, dependent)[Alarm.ORDERED]
 

@@ -56,3 +56,12 @@ def test_labels_overrule_only_beyond_noise() -> None:
 def test_shares_by_reason_add_up() -> None:
     found = shares_by_reason(entries(Reason.SHIFTED, Reason.FEW_IMAGES, Reason.SHIFTED))
     assert list(found.items()) == [("shifted", (2, 128)), ("too few images yet", (1, 64))]
+
+
+@pytest.mark.parametrize(
+    ("batches", "told"), [(1, "takes 32 images to judge a site, and there are 20"), (5, "give 256")]
+)
+def test_too_few_images_ask_for_as_many_as_it_takes(batches: int, told: str) -> None:
+    """Below 32 nothing is judged; doubtful ones wait for a whole window of 256."""
+    few = [Entry(n, 20, False, Reason.FEW_IMAGES, Evidence(20)) for n in range(batches)]
+    assert told in decide(few, SAFETY, 0.4).sentence

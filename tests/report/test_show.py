@@ -32,6 +32,12 @@ def test_markup_on_a_terminal_is_text() -> None:
     assert "[blink]title" in shown
 
 
+def test_no_name_reaches_the_terminal_as_a_command() -> None:
+    shown = on_terminal(pd.DataFrame({"a\x1b[2J": ["b\x07", "c\nd"]}), title="e\x9b")
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert {"a\\u001b[2J", "b\\u0007", "c\\u000ad", "e\\u009b"} <= set(shown.split())
+
+
 def test_missing_cells_are_empty_on_a_terminal() -> None:
     counts = pd.array([3, None], dtype="Int64")
     shown = on_terminal(
