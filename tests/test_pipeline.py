@@ -555,7 +555,8 @@ def test_policies_of_two_sides_and_their_comparison_keep_the_budget(
     config = tiny_config(tmp_path, "training.precision=float32", budget="10min", calibrations=policies)
     result = run_search(config, tmp_path / "run", clock=clock)
     assert 540 <= result["spend"]["spent_seconds"] <= 600
-    assert {*result["calibrations"]["policies"], *result["calibrations"]["left_out"]} == set(policies)
+    assert set(result["calibrations"]["policies"]) == set(policies), "time is kept for all of them"
+    assert result["calibrations"]["left_out"] == {}
 
 
 def test_a_ready_super_network_gives_its_share_to_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

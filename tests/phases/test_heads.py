@@ -260,6 +260,21 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * share, rel=0.02)
 
 
+def test_what_comes_after_the_winner_is_kept_from_heads(workshop: Workshop) -> None:
+    shop = workshop(limit=1000.0)
+    trials = searched(shop)
+    asked: list[Candidate] = []
+
+    def keeping(seconds: float) -> Callable[[Candidate], float]:
+        return lambda winner: asked.append(winner) or seconds  # type: ignore[func-returns-value]
+
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(1001.0))
+    assert shop.run.read_lines(FILE) == [], "no head has the time"
+    assert {best_first(trials)[0].candidate} < set(asked), "whoever may win"
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(900.0))
+    assert shop.run.read_lines(FILE)
+
+
 def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> None:
     shop = workshop(limit=100.0)
     with shop.session.ledger.phase("head"):
