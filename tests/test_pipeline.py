@@ -294,7 +294,7 @@ def test_torn_last_lines_do_not_stand_in_the_way(tmp_path: Path, undisturbed: tu
     expected = run_search(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run_search(config, folder, stop=StopAfter(1 + 6 + 3 + 4))  # a few trials into the search
-    for name in ("trials.csv", "heads.jsonl", "study.journal", "ledger.jsonl"):
+    for name in ("trials.csv", "heads.jsonl", "calibrations.jsonl", "study.journal", "ledger.jsonl"):
         with (folder / name).open("ab") as file:
             file.write(b'{"op_code": 5, "wor')
     assert essence(run_search(config, folder)) == essence(expected)

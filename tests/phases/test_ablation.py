@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import nasimb.phases.ablation as ablation
+from nasimb.errors import ResumeError
 from nasimb.phases.ablation import FILE, NO_TIME, calibrations_keep, compare_calibrations
 from nasimb.phases.choice import SHOWN
 from nasimb.phases.headcosts import CALIBRATION_MARGIN, MOST_FOR_CALIBRATIONS
@@ -154,6 +155,17 @@ def test_what_was_compared_before_a_kill_is_not_compared_again(
     fresh = workshop(calibrations=POLICIES, folder="fresh")
     fresh.work.measure_largest(Candidate(shop.ground.space.largest(), "source"))
     assert compare_calibrations(fresh.session, scoring, fresh.work, winner, searched_too) == first, "bit for bit"
+
+
+def test_a_damaged_score_is_refused_with_what_to_do(workshop: Workshop) -> None:
+    shop = workshop(calibrations=("source", "reset"))
+    winner = Candidate(shop.ground.space.smallest(), "source")
+    compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+    file = shop.run.path / FILE
+    assert len(file.read_bytes().splitlines()) == 2
+    file.write_bytes(file.read_bytes().replace(b'"finished"', b'"finnished"'))
+    with pytest.raises(ResumeError, match=r"calibrations\.jsonl .* its calibration is scored again"):
+        compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
 
 
 def test_what_failed_in_the_search_is_not_tried_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

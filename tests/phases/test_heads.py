@@ -243,6 +243,25 @@ def test_where_the_largest_fails_the_test_is_reserved_by_the_smallest(
     assert work.evaluate_seconds() > 1.0
 
 
+def test_the_largest_is_calibrated_no_more_often_than_it_must_be(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to warm up, which gives its own statistics, and once timed under the policy that takes the most images."""
+    shop = workshop(calibrations=("source", "mixed"))
+    asked: list[Candidate] = []
+    statistics_of = headprobe.statistics_of
+    monkeypatch.setattr(
+        headprobe, "statistics_of", lambda scoring, one: asked.append(one) or statistics_of(scoring, one)
+    )  # fmt: skip
+    work = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+    work.measure_largest(largest(shop))
+    smallest = shop.ground.space.smallest()
+    assert asked == [
+        largest(shop), replace(largest(shop), calibration="mixed"), Candidate(smallest, "mixed"),
+        Candidate(smallest, "source"),
+    ]  # fmt: skip
+
+
 def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:
     shop = workshop(limit=1e6)
     work = compared(shop)
