@@ -457,6 +457,26 @@ def test_every_calibration_policy_is_searched_and_compared_on_the_winner(tmp_pat
     assert rows(tmp_path / "again") == rows(tmp_path / "run")
 
 
+def test_stopped_after_every_calibration_the_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    config, folder = tiny_config(tmp_path, budget="4trials", calibrations=EVERY_POLICY), tmp_path / "run"
+    expected = run_search(config, tmp_path / "whole")
+
+    def done() -> int:
+        return len(RunDir(folder).read_lines("calibrations.jsonl"))
+
+    for already in range(len(EVERY_POLICY)):
+        if already == len(RunDir(tmp_path / "whole").read_lines("calibrations.jsonl")):
+            break
+        with pytest.raises(Interrupted):
+            run_search(config, folder, stop=lambda already=already: 15 if done() > already else 0)
+        assert done() == already + 1
+    assert already > 1
+    result = run_search(config, folder)
+    assert done() == already, "nothing is scored again"
+    assert result["calibrations"] == expected["calibrations"]
+    assert essence(result) == essence(expected)
+
+
 # ----------------------------------------------------------------------------------------------------------- budget
 
 

@@ -78,15 +78,17 @@ def compare_calibrations(
     # What all others are compared with comes first: time may run out.
     for number, policy in enumerate(sorted(scoring.calibrations, key=lambda policy: policy != BASE)):
         candidate = replace(winner, calibration=policy)
-        tick = partial(session.tick, PHASE, number / len(scoring.calibrations), f"calibration {policy}")
-        tick()
-        predicted_seconds = CALIBRATION_MARGIN * seconds
-        left_seconds = session.ledger.remaining() - heads.evaluate_seconds()
-        if candidate not in known and left_seconds < predicted_seconds:
-            there = f"{predicted_seconds:.1f} s were needed, and {max(left_seconds, 0.0):.1f} s there"
-            left_out[policy] = f"{NO_TIME}: {there}"
-            continue
-        trial = known.get(candidate) or _scored(session, scoring, heads, candidate, predicted_seconds, tick)
+        trial = known.get(candidate)
+        if trial is None:
+            tick = partial(session.tick, PHASE, number / len(scoring.calibrations), f"calibration {policy}")
+            tick()
+            predicted_seconds = CALIBRATION_MARGIN * seconds
+            left_seconds = session.ledger.remaining() - heads.evaluate_seconds()
+            if left_seconds < predicted_seconds:
+                there = f"{predicted_seconds:.1f} s were needed, and {max(left_seconds, 0.0):.1f} s there"
+                left_out[policy] = f"{NO_TIME}: {there}"
+                continue
+            trial = _scored(session, scoring, heads, candidate, predicted_seconds, tick)
         if trial.state == FINISHED:
             held_out[policy] = {name: getattr(trial, name) for name in SHOWN}
         else:
