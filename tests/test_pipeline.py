@@ -294,7 +294,7 @@ def test_torn_last_lines_do_not_stand_in_the_way(tmp_path: Path, undisturbed: tu
     expected = run_search(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run_search(config, folder, stop=StopAfter(1 + 6 + 3 + 4))  # a few trials into the search
-    for name in ("trials.csv", "heads.jsonl", "study.journal", "ledger.jsonl"):
+    for name in ("trials.csv", "heads.jsonl", "calibrations.jsonl", "study.journal", "ledger.jsonl"):
         with (folder / name).open("ab") as file:
             file.write(b'{"op_code": 5, "wor')
     assert essence(run_search(config, folder)) == essence(expected)
@@ -457,6 +457,26 @@ def test_every_calibration_policy_is_searched_and_compared_on_the_winner(tmp_pat
     assert rows(tmp_path / "again") == rows(tmp_path / "run")
 
 
+def test_stopped_after_every_calibration_the_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    config, folder = tiny_config(tmp_path, budget="4trials", calibrations=EVERY_POLICY), tmp_path / "run"
+    expected = run_search(config, tmp_path / "whole")
+
+    def done() -> int:
+        return len(RunDir(folder).read_lines("calibrations.jsonl"))
+
+    for already in range(len(EVERY_POLICY)):
+        if already == len(RunDir(tmp_path / "whole").read_lines("calibrations.jsonl")):
+            break
+        with pytest.raises(Interrupted):
+            run_search(config, folder, stop=lambda already=already: 15 if done() > already else 0)
+        assert done() == already + 1
+    assert already > 1
+    result = run_search(config, folder)
+    assert done() == already, "nothing is scored again"
+    assert result["calibrations"] == expected["calibrations"]
+    assert essence(result) == essence(expected)
+
+
 # ----------------------------------------------------------------------------------------------------------- budget
 
 
@@ -555,7 +575,8 @@ def test_policies_of_two_sides_and_their_comparison_keep_the_budget(
     config = tiny_config(tmp_path, "training.precision=float32", budget="10min", calibrations=policies)
     result = run_search(config, tmp_path / "run", clock=clock)
     assert 540 <= result["spend"]["spent_seconds"] <= 600
-    assert {*result["calibrations"]["policies"], *result["calibrations"]["left_out"]} == set(policies)
+    assert set(result["calibrations"]["policies"]) == set(policies), "time is kept for all of them"
+    assert result["calibrations"]["left_out"] == {}
 
 
 def test_a_ready_super_network_gives_its_share_to_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

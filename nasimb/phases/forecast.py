@@ -8,7 +8,13 @@ from math import ceil, inf
 
 from nasimb.budget import NOTHING, Budget, Holding
 from nasimb.ledger import Ledger
-from nasimb.phases.headcosts import FIRST_TRIALS, HeadCosts, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import (
+    FIRST_TRIALS,
+    HeadCosts,
+    most_for_calibrations,
+    most_for_finalists,
+    most_for_largest,
+)
 from nasimb.phases.measure import CandidateCosts, SearchCosts, mean_costs
 from nasimb.phases.supernet import SMALLEST_STEPS, training_seconds
 
@@ -101,12 +107,12 @@ class _Account:
         self.now = 0.0
         self.ledger = Ledger(None, lambda: self.now, budget, holding)
         self.holding = holding
-        self.devices: dict[str, int] = {}
+        self.held: dict[str, float] = {}
 
     def spend(self, phase: str, seconds: float, devices: int = 1) -> None:
         with self.ledger.phase(phase, times(self.holding, devices)):
             self.now += seconds
-        self.devices[phase] = devices
+        self.held[phase] = self.held.get(phase, 0.0) + devices * seconds
 
 
 def times(holding: Holding, devices: int) -> Holding:
@@ -140,10 +146,13 @@ def forecast(costs: Costs, budget: Budget, holding: Holding, devices: int = 1) -
     if limit is not None and candidates.expected < min(budget.trials or inf, costs.search.most):
         search_seconds = left_seconds  # whatever it buys, the time is the search's
     account.spend("search", search_seconds, devices)
-    account.spend("head", _finalists_seconds(heads, ledger.remaining() - evaluate_seconds, candidates.expected))
+    calibrations_seconds = min(heads.calibrations_seconds(), most_for_calibrations(limit))
+    kept_seconds = calibrations_seconds + evaluate_seconds
+    account.spend("head", _finalists_seconds(heads, ledger.remaining() - kept_seconds, candidates.expected))
+    account.spend("search", min(calibrations_seconds, max(ledger.remaining() - evaluate_seconds, 0.0)))
     account.spend("evaluate", evaluate_seconds)
     wall = {phase: ledger.by_phase().get(phase, 0.0) for phase in PHASES}
-    held = {phase: seconds * account.devices.get(phase, 1) for phase, seconds in wall.items()}
+    held = {phase: account.held.get(phase, 0.0) for phase in PHASES}
     return Forecast(devices, wall, held, candidates, promoted, steps, limit)
 
 
@@ -154,7 +163,10 @@ def _left_for_search(
     others = NOTHING if devices == 1 else times(account.holding, devices - 1)
 
     def left_seconds(finished: int) -> float:
-        keep = costs.heads.tail_seconds(finished, most_seconds=most_seconds, evaluate_seconds=evaluate_seconds)
+        keep = costs.heads.tail_seconds(
+            finished, most_seconds=most_seconds, evaluate_seconds=evaluate_seconds,
+            limit_seconds=account.ledger.limit_seconds,
+        )  # fmt: skip
         return max(account.ledger.remaining(others, keep_seconds=keep), 0.0)
 
     first_seconds = _search_seconds(costs.search, FIRST_TRIALS) / devices

@@ -22,6 +22,11 @@ MARGIN = 1.1
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
 run compares, and what that leaves on the finalists."""
+MOST_FOR_CALIBRATIONS = 0.05
+"""Share of a time limit that comparing calibrations may keep from the search and from heads: it explains a result and
+does not better it."""
+CALIBRATION_MARGIN = 1.5
+"""Above what scoring a subnet alone is predicted to take: comparing calibrations may not cost the test its time."""
 FIRST_TRIALS = 3
 
 
@@ -52,6 +57,7 @@ class HeadCosts:
         walks: down the penalties in one comparison.
         fitted, held_out, test, target: numbers of images.
         crops: of every image, in the last fit.
+        policies: calibrations of the run, which the winner's subnet is compared under.
         typical_share, smallest_share: MACs of an average subnet and of the smallest, in units of the largest.
         smallest_seconds: what the smallest takes, in units of the largest.
         calibrate_seconds, image_seconds: of the largest subnet, and of one image through it.
@@ -68,6 +74,7 @@ class HeadCosts:
     target: int
     crops: int
     typical_share: float
+    policies: int = 1
     smallest_share: float = 0.0
     smallest_seconds: float = 1.0
     calibrate_seconds: float = 0.0
@@ -116,6 +123,14 @@ class HeadCosts:
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
         return self.finalists * (self.relative(self.typical_share) * self.features_seconds() + fit_seconds)
 
+    def calibration_seconds(self, share: float) -> float:
+        """To be kept for one calibration of a subnet with this share of the largest one's MACs."""
+        return CALIBRATION_MARGIN * self.relative(share) * self.features_seconds()
+
+    def calibrations_seconds(self) -> float:
+        """To be kept for a subnet of average size under every calibration but the one that it was found with."""
+        return (self.policies - 1) * self.calibration_seconds(self.typical_share)
+
     def expected(self, *, passed_again: bool) -> LastPhase:
         """The evaluate phase before heads were compared on any but the largest subnet.
 
@@ -141,20 +156,25 @@ class HeadCosts:
         once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
         return MARGIN * (work_seconds + once_more_seconds) + LAST_SECONDS
 
-    def tail_seconds(self, finished: int, *, most_seconds: float, evaluate_seconds: float) -> float:
-        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists and to
-        fit those that are chosen.
+    def tail_seconds(
+        self, finished: int, *, most_seconds: float, evaluate_seconds: float, limit_seconds: float | None
+    ) -> float:
+        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists, to fit
+        those that are chosen, and to compare calibrations.
 
         Args:
             finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
                 to compare.
             most_seconds: see `most_for_finalists`.
             evaluate_seconds: see there.
+            limit_seconds: of the budget.
         """
         if finished < FIRST_TRIALS:
             return evaluate_seconds
         refit_seconds = OTHER_HEADS * self.crops * self._longest_seconds
-        return min(MARGIN * (self.finalists_seconds() + refit_seconds), most_seconds) + evaluate_seconds
+        heads_seconds = min(MARGIN * (self.finalists_seconds() + refit_seconds), most_seconds)
+        calibrations_seconds = min(self.calibrations_seconds(), most_for_calibrations(limit_seconds))
+        return heads_seconds + calibrations_seconds + evaluate_seconds
 
     @property
     def _longest_seconds(self) -> float:
@@ -165,6 +185,11 @@ class HeadCosts:
 def most_for_largest(limit_seconds: float | None) -> float:
     """What comparing heads on the largest subnet may take."""
     return float("inf") if limit_seconds is None else MOST_FOR_HEADS / 2 * limit_seconds
+
+
+def most_for_calibrations(limit_seconds: float | None) -> float:
+    """What comparing calibrations on the winner's subnet may keep from what comes before it."""
+    return float("inf") if limit_seconds is None else MOST_FOR_CALIBRATIONS * limit_seconds
 
 
 def most_for_finalists(

@@ -6,7 +6,7 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from torch import Tensor
@@ -23,7 +23,7 @@ from nasimb.phases.admission import comparisons_not_started
 from nasimb.phases.choice import SHOWN, Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
-from nasimb.phases.comparison import distinct
+from nasimb.phases.comparison import distinct, head_name
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
 from nasimb.phases.headcosts import HeadCosts, LastPhase, most_for_finalists, most_for_largest
@@ -71,6 +71,7 @@ class HeadWork:
             test=num_test,
             target=num_target,
             crops=self.crops.count,
+            policies=len(scoring.calibrations),
             typical_share=typical_share(scoring),
             smallest_share=macs_share(scoring, scoring.supernet.space.smallest()),
         )
@@ -195,14 +196,20 @@ class HeadWork:
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends, see `HeadCosts`."""
-        evaluate_seconds = self.evaluate_seconds()
-        return self.costs.tail_seconds(finished, most_seconds=self._most_seconds, evaluate_seconds=evaluate_seconds)
+        return self.costs.tail_seconds(
+            finished, most_seconds=self._most_seconds, evaluate_seconds=self.evaluate_seconds(),
+            limit_seconds=self.session.ledger.limit_seconds,
+        )  # fmt: skip
 
-    def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
+    def choose(
+        self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = (),
+        keep_seconds: Callable[[Candidate], float] = lambda winner: 0.0,
+    ) -> dict[str, Choice]:  # fmt: skip
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
 
         Args:
             earlier: winners before the run was extended; they stand for election again, whatever was found since.
+            keep_seconds: besides the test's, what must be left where this one wins.
 
         Raises:
             WorkError: no trial within the limits has a score. Interrupted: as `Session.tick`.
@@ -218,7 +225,8 @@ class HeadWork:
         baselines = {kind: scored_as(kind, trials, ranked) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
         former = [trial for trial in within if trial.candidate in earlier]
-        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former)
+        others = [trial for trial in baselines.values() if trial is not None]
+        finalists = self._compare_finalists(within, others, former, keep_seconds)
         found = {"winner": self._best(self._favourite([*finalists, *former]))}
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
@@ -232,17 +240,22 @@ class HeadWork:
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
         return max(tried, key=lambda trial: merit(self._best(trial)))
 
-    def _compare_finalists(self, within: list[Trial], baselines: list[Trial], former: list[Trial]) -> list[Trial]:
+    def _compare_finalists(
+        self, within: list[Trial], baselines: list[Trial], former: list[Trial],
+        keep_seconds: Callable[[Candidate], float],
+    ) -> list[Trial]:  # fmt: skip
         """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones.
 
         Args:
             former: stand for election besides.
+            keep_seconds: as `choose` takes it.
         """
 
         def kept_seconds(*trial: Trial) -> float:
-            """What the test needs, whether this one or the favourite wins."""
-            favourite = self._favourite([*finalists, *former])
-            return self.evaluate_seconds(self._last_phase([favourite, *trial], baselines))
+            """What comes after needs, whether this one or the favourite wins."""
+            either = [self._favourite([*finalists, *former]), *trial]
+            more_seconds = max(keep_seconds(one.candidate) for one in either)
+            return self.evaluate_seconds(self._last_phase(either, baselines)) + more_seconds
 
         count = self.comparison.count
         finalists = within[:count]
@@ -311,14 +324,7 @@ class HeadWork:
             largest.candidate, PLAIN, penalties[len(penalties) // 2], float("-inf"), None, metrics, "not held out", 0.0
         )
 
-    def _try(
-        self,
-        candidate: Candidate,
-        heads: Sequence[Named],
-        done: float,
-        *,
-        keep_seconds: float,
-    ) -> bool:
+    def _try(self, candidate: Candidate, heads: Sequence[Named], done: float, *, keep_seconds: float) -> bool:
         """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.
 
         `keep_seconds` are kept from it, for what comes after.
@@ -338,13 +344,13 @@ class HeadWork:
                 features = features or self._features(candidate)
                 choices = self._compare(candidate, head, *features)
             except FAILURES as error:
-                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
+                self.session.watcher.say(f"{head_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
                 continue
             self._keep(candidate, repr(head), choices)
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
             best = max(choices, key=merit)
-            self._progress, self._detail = done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}"
+            self._progress, self._detail = done, f"{head_name(best.head)} {best.value:.3f} on {candidate.subnet}"
             self.session.tick(PHASE, self._progress, self._detail)
         return everything
 
@@ -383,7 +389,7 @@ class HeadWork:
         best: dict[str, tuple[float, HeldOut, Metrics]] = {}
         for one in found:
             metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
-            value, kind = objective_value(metrics, scoring.objective), _name(one.head)
+            value, kind = objective_value(metrics, scoring.objective), head_name(one.head)
             if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
                 best[kind] = value, one, metrics
         seconds = self.session.clock() - start
@@ -391,10 +397,3 @@ class HeadWork:
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
-
-
-def _name(head: Named) -> str:
-    """Of a head with its post-hoc correction, without its options."""
-    if isinstance(head, str):
-        return head
-    return str(head["name"]) + (f" + {head['posthoc']}" if "posthoc" in head else "")

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 import nasimb.phases.ablation as ablation
-from nasimb.phases.ablation import NO_TIME, compare_calibrations
+from nasimb.errors import ResumeError
+from nasimb.phases.ablation import FILE, NO_TIME, calibrations_keep, compare_calibrations
 from nasimb.phases.choice import SHOWN
+from nasimb.phases.headcosts import CALIBRATION_MARGIN, MOST_FOR_CALIBRATIONS
 from nasimb.phases.search import search
 from nasimb.search.candidate import rank
-from nasimb.search.trial import FINISHED, Candidate, best_first
+from nasimb.search.engine import evaluate_batch
+from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, best_first
 
 Workshop = Callable[..., Any]
 POLICIES = ("source", "target-natural", "target-balanced", "mixed", "inherit", "reset", "update")
@@ -65,7 +68,11 @@ def test_finished_trials_cost_nothing_and_without_time_the_rest_is_left_out(
     assert found is not None
     assert found["policies"]["mixed"]["validation"]["balanced_accuracy"] == 0.25
     assert found["policies"]["mixed"]["gain"] is None, "there is nothing to compare with"
-    assert found["left_out"] == {"source": NO_TIME, "reset": NO_TIME}
+    assert set(found["left_out"]) == {"source", "reset"}
+    for policy, why in found["left_out"].items():
+        assert why == f"{NO_TIME}: 1.5 s were needed, and 1.0 s there"
+        assert any(policy in line and why in line for line in shop.watcher.lines)
+    assert shop.run.read_lines(FILE) == [], "with more time it is another question"
 
 
 def test_what_takes_too_long_is_given_up_for_the_test(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +93,7 @@ def test_what_takes_too_long_is_given_up_for_the_test(workshop: Workshop, monkey
     assert found is not None
     assert set(found["policies"]) == {"source"}
     assert "s" in found["left_out"]["mixed"]
-    assert found["left_out"]["mixed"] != NO_TIME
+    assert not found["left_out"]["mixed"].startswith(NO_TIME)
     assert shop.session.ledger.spent() < 30.0
 
 
@@ -105,6 +112,94 @@ def test_a_policy_that_fails_says_why(workshop: Workshop) -> None:
     assert found is not None
     assert "finite" in found["left_out"]["inherit"]
     assert set(found["policies"]) == {"source"}
+
+
+def test_what_was_compared_before_a_kill_is_not_compared_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop(calibrations=POLICIES)
+    trials = searched(shop)
+    winner = best_first(trials)[0].candidate
+    policies = shop.scoring.calibrations
+    broken = {key: replace_var(moments, float("nan")) for key, moments in policies["inherit"].inherited.items()}
+    scoring = replace(
+        shop.scoring, calibrations={**policies, "inherit": replace(policies["inherit"], inherited=broken)}
+    )
+    searched_too = [trial for trial in trials if trial.candidate.calibration != "inherit"]
+
+    def interrupted(trial: Any, *args: Any, **options: Any) -> Any:
+        if len(shop.run.read_lines(FILE)) == 3:
+            raise KeyboardInterrupt
+        return evaluate_batch(trial, *args, **options)
+
+    monkeypatch.setattr(ablation, "evaluate_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare_calibrations(shop.session, scoring, shop.work, winner, searched_too)
+    asked: list[Candidate] = []
+
+    def counted(scoring: Any, proposals: Any, *args: Any, **options: Any) -> Any:
+        asked.extend(proposal.candidate for proposal in proposals)
+        return evaluate_batch(scoring, proposals, *args, **options)
+
+    monkeypatch.setattr(ablation, "evaluate_batch", counted)
+    before = {Trial.from_row(line).candidate for line in shop.run.read_lines(FILE)}
+    first = compare_calibrations(shop.session, scoring, shop.work, winner, searched_too)
+    assert len(before) == 3
+    assert asked
+    assert not before & set(asked)
+    assert first is not None
+    assert "finite" in first["left_out"]["inherit"]
+    asked.clear()
+    assert compare_calibrations(shop.session, scoring, shop.work, winner, searched_too) == first
+    assert asked == [], "the failure is not tried again either"
+    fresh = workshop(calibrations=POLICIES, folder="fresh")
+    fresh.work.measure_largest(Candidate(shop.ground.space.largest(), "source"))
+    assert compare_calibrations(fresh.session, scoring, fresh.work, winner, searched_too) == first, "bit for bit"
+
+
+def test_a_damaged_score_is_refused_with_what_to_do(workshop: Workshop) -> None:
+    shop = workshop(calibrations=("source", "reset"))
+    winner = Candidate(shop.ground.space.smallest(), "source")
+    compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+    file = shop.run.path / FILE
+    assert len(file.read_bytes().splitlines()) == 2
+    file.write_bytes(file.read_bytes().replace(b'"finished"', b'"finnished"'))
+    with pytest.raises(ResumeError, match=r"calibrations\.jsonl .* its calibration is scored again"):
+        compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+
+
+def test_what_failed_in_the_search_is_not_tried_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = workshop(calibrations=("source", "mixed"))
+    trials = searched(shop)
+    winner = Candidate(shop.ground.space.largest(), "source")
+    known = replace(best_first(trials)[0], candidate=winner)
+    lost = replace(known, candidate=replace(winner, calibration="mixed"), state=FAILED, reason="it was lost.")
+    monkeypatch.setattr(ablation, "evaluate_batch", lambda *args, **options: pytest.fail("it failed before"))
+    found = compare_calibrations(shop.session, shop.scoring, shop.work, winner, [known, lost])
+    assert found is not None
+    assert found["left_out"] == {"mixed": "it was lost."}
+
+
+def test_time_is_kept_for_the_policies_that_are_missing_up_to_a_share_of_the_limit(workshop: Workshop) -> None:
+    shop = workshop(calibrations=("source", "mixed", "reset"), limit=100.0)
+    trials = searched(shop)
+    winner = Candidate(shop.ground.space.largest(), "mixed")
+    known = replace(best_first(trials)[0], candidate=winner, state=FINISHED, seconds=1.0)
+    scored = replace(known, candidate=replace(winner, calibration="reset"))
+
+    def kept(*trials: Any, most: float = 100.0) -> float:
+        short = workshop(calibrations=("source", "mixed", "reset"), limit=most).session
+        return calibrations_keep(short, shop.scoring, shop.work, trials)(winner)
+
+    assert kept(known) == pytest.approx(2 * CALIBRATION_MARGIN)
+    assert kept(known, scored) == pytest.approx(CALIBRATION_MARGIN)
+    assert kept(known, replace(scored, state=FAILED)) == pytest.approx(CALIBRATION_MARGIN)
+    assert kept(known, most=1.9 * CALIBRATION_MARGIN / MOST_FOR_CALIBRATIONS) == pytest.approx(CALIBRATION_MARGIN)
+    assert kept(known, most=0.9 * CALIBRATION_MARGIN / MOST_FOR_CALIBRATIONS) == 0.0, "none would fit"
+    one = workshop(calibrations=("mixed",), limit=100.0)
+    assert calibrations_keep(one.session, one.scoring, one.work, [known])(winner) == 0.0
+    unlimited = workshop(calibrations=("source", "mixed"))
+    assert calibrations_keep(unlimited.session, unlimited.scoring, unlimited.work, [known])(winner) == 0.0
 
 
 def replace_var(moments: Any, value: float) -> Any:

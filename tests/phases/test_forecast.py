@@ -54,8 +54,16 @@ def numbers(found: Forecast) -> tuple[int, int, int]:
     return found.candidates.low, found.candidates.expected, found.candidates.high
 
 
-@given(costs(), LIMITS)
-def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float) -> None:
+def with_policies(costs: Costs, policies: int) -> Costs:
+    return replace(costs, heads=replace(costs.heads, policies=policies))
+
+
+POLICIES = st.sampled_from([1, 2, 7])
+
+
+@given(costs(), LIMITS, POLICIES)
+def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float, policies: int) -> None:
+    costs = with_policies(costs, policies)
     found = forecast(costs, Budget.parse(f"{limit}s"), ONE)
     assert found.wall == pytest.approx(limit, rel=1e-6) or found.candidates.expected < 9
     assert found.wall <= limit * (1 + 1e-9)
@@ -70,11 +78,38 @@ def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float) -> 
         assert (found.wall_seconds["supernet"], found.steps) == (0.0, 0)
 
 
-@given(costs(), LIMITS, st.floats(1.0, 3.0), st.sampled_from(["s", "cpu-s"]))
-def test_more_budget_never_buys_fewer_candidates(costs: Costs, limit: float, factor: float, unit: str) -> None:
+@given(costs(), LIMITS, st.floats(1.0, 3.0), st.sampled_from(["s", "cpu-s"]), POLICIES)
+def test_more_budget_never_buys_fewer_candidates(
+    costs: Costs, limit: float, factor: float, unit: str, policies: int
+) -> None:
+    costs = with_policies(costs, policies)
     less, more = (forecast(costs, Budget.parse(f"{amount}{unit}"), ONE) for amount in (limit, limit * factor))
     assert all(a <= b for a, b in zip(numbers(less), numbers(more), strict=True))
     assert less.steps <= more.steps
+
+
+@given(costs(), LIMITS, st.integers(2, 7))
+def test_comparing_calibrations_takes_its_share_from_candidates_and_heads(
+    costs: Costs, limit: float, policies: int
+) -> None:
+    """By hand: a subnet of average size under every policy but its own."""
+    heads = costs.heads
+    images_seconds = heads.fitted * heads.image_seconds
+    seconds = 1.5 * (policies - 1) * (heads.calibrate_seconds + images_seconds)
+    assert heads.smallest_seconds == 1.0, "every subnet takes as long"
+    assert with_policies(costs, policies).heads.calibrations_seconds() == pytest.approx(seconds)
+    one, several = (forecast(with_policies(costs, number), Budget.parse(f"{limit}s"), ONE) for number in (1, policies))
+    assert several.candidates.expected <= one.candidates.expected
+    assert several.wall_seconds["evaluate"] == pytest.approx(one.wall_seconds["evaluate"])
+    kept = {
+        number: with_policies(costs, number).heads.tail_seconds(
+            5, most_seconds=3.0, evaluate_seconds=1.0, limit_seconds=limit
+        )
+        for number in (1, policies)
+    }
+    assert kept[policies] - kept[1] == pytest.approx(min(seconds, 0.05 * limit))
+    first = with_policies(costs, policies).heads
+    assert first.tail_seconds(2, most_seconds=3.0, evaluate_seconds=1.0, limit_seconds=limit) == 1.0
 
 
 @given(costs(), LIMITS, st.integers(2, 64))

@@ -243,6 +243,25 @@ def test_where_the_largest_fails_the_test_is_reserved_by_the_smallest(
     assert work.evaluate_seconds() > 1.0
 
 
+def test_the_largest_is_calibrated_no_more_often_than_it_must_be(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to warm up, which gives its own statistics, and once timed under the policy that takes the most images."""
+    shop = workshop(calibrations=("source", "mixed"))
+    asked: list[Candidate] = []
+    statistics_of = headprobe.statistics_of
+    monkeypatch.setattr(
+        headprobe, "statistics_of", lambda scoring, one: asked.append(one) or statistics_of(scoring, one)
+    )  # fmt: skip
+    work = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+    work.measure_largest(largest(shop))
+    smallest = shop.ground.space.smallest()
+    assert asked == [
+        largest(shop), replace(largest(shop), calibration="mixed"), Candidate(smallest, "mixed"),
+        Candidate(smallest, "source"),
+    ]  # fmt: skip
+
+
 def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:
     shop = workshop(limit=1e6)
     work = compared(shop)
@@ -258,6 +277,21 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     assert work.costs.typical_share == pytest.approx(expected, rel=0.15)
     share = work.costs.relative(work.costs.typical_share)
     assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * share, rel=0.02)
+
+
+def test_what_comes_after_the_winner_is_kept_from_heads(workshop: Workshop) -> None:
+    shop = workshop(limit=1000.0)
+    trials = searched(shop)
+    asked: list[Candidate] = []
+
+    def keeping(seconds: float) -> Callable[[Candidate], float]:
+        return lambda winner: asked.append(winner) or seconds  # type: ignore[func-returns-value]
+
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(1001.0))
+    assert shop.run.read_lines(FILE) == [], "no head has the time"
+    assert {best_first(trials)[0].candidate} < set(asked), "whoever may win"
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(900.0))
+    assert shop.run.read_lines(FILE)
 
 
 def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> None:
