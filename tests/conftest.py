@@ -1,36 +1,63 @@
-"""What several rooms test with: one finished run, and folders of pictures."""
+"""What several rooms test with: one finished run, and folders of pictures. And how tests share two processes.
+
+What takes long to import is imported where it is used: the process that only hands tests out needs none of it.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall a busy machine
-
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 from postgres import Postgres
-from sklearn.datasets import load_digits
-from tiny_run import DATA, tiny_config
 
-from nasimb.pipeline import run_search
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall a busy machine
+gc.disable()  # until all is imported: imports make a million objects, and no garbage
 
-FIRST_FIVE = {**DATA, "digits": (0, 1, 2, 3, 4)}
+BUSY = ("test_endurance", "test_torchrun", "test_workers")
+"""Modules whose tests occupy several cores: one after another."""
 
 
-def pytest_sessionstart() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite; for a few tests that are named, the imports of a second take too long."""
+    return min(2, os.cpu_count() or 1) if config.args == config.getini("testpaths") else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module stay together, as they share what it makes; what takes longest begins first."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.stem not in BUSY, item.path not in slow))
+    for item in items:
+        group = "busy" if item.path.stem in BUSY else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_at_first() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run on the digits 0 to 4. Copy it before changing anything in it."""
+    from tiny_run import DATA, tiny_config
+
+    from nasimb.pipeline import run_search
+
     folder = tmp_path_factory.mktemp("finished")
-    config = tiny_config(folder, data=FIRST_FIVE, imbalance_factor=10.0, budget="6trials")
+    config = tiny_config(folder, data={**DATA, "digits": (0, 1, 2, 3, 4)}, imbalance_factor=10.0, budget="6trials")
     run_search(config, folder / "run")
     return folder / "run"
 
@@ -48,6 +75,10 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def write_digits() -> Callable[..., Path]:
     """Writes real digits as PNGs, `{class: (digit, how many)}`, one folder a class."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
     found = load_digits()
 
     def write(folder: Path, classes: Mapping[str, tuple[int, int]], *, skip: int = 0) -> Path:
