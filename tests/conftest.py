@@ -9,6 +9,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,22 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_at_first() -> None:
+def hardly_a_wait() -> Iterator[None]:
+    """One thread; and two things that every run waits for and no test needs.
+
+    Latencies of tiny networks are measured for 2 ms instead of 0.2 s, and no power cut is to be feared: a kill loses
+    nothing that a process has written, flushed to the disk or not.
+    """
     import torch
 
+    import nasimb.phases.evaluate
+
     torch.set_num_threads(1)
+    quickly = partial(nasimb.phases.evaluate.latency, min_run_seconds=0.002)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nasimb.phases.evaluate, "latency", quickly)
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="session")
