@@ -27,7 +27,7 @@ from nasimb.ledger import clock_seconds, read_account
 pytestmark = pytest.mark.slow
 
 STOPS = int(os.environ.get("NASIMB_STOPS", "40"))
-STOPS_A_RUN, BUDGET_SECONDS = 10, 30
+STOPS_A_RUN, BUDGET_SECONDS = 14, 30
 SPACE = """\
 backbone: resnet
 stem_width: 8

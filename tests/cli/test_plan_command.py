@@ -77,7 +77,7 @@ def test_a_wrong_plan_is_one_line(command: Command, words: str, told: list[str])
 def test_a_real_run_on_the_digits_lands_where_its_plan_said(tmp_path: Path) -> None:
     """On the real clock of whatever machine this is: others may take or leave its time between plan and run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    options = ["--budget", "60s", "--run", str(tmp_path / "run"), "--json"]
+    options = ["--budget", "30s", "--run", str(tmp_path / "run"), "--json"]
 
     def answer(name: str) -> dict:  # type: ignore[type-arg]
         command = [sys.executable, "-m", "nasimb", name, *options]

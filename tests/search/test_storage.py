@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from forked import CONTEXT
+from journal_writer import write_for_ever
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, JournalStorage
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
@@ -41,12 +41,6 @@ def test_an_unreachable_database_is_a_sentence_without_the_password(tmp_path: Pa
     with pytest.raises(StorageError, match="must be reachable") as refused:
         open_storage(f"postgresql+psycopg://me:geheim@/x?host={tmp_path}", tmp_path)
     assert "geheim" not in str(refused.value)
-
-
-def write_for_ever(file: Path, who: int) -> None:
-    journal = FlockedJournal(file)
-    for number in itertools.count():
-        journal.append_logs([{"who": who, "number": number}])
 
 
 def test_a_killed_writer_holds_nobody_up_and_loses_no_line_of_another(tmp_path: Path) -> None:
