@@ -132,7 +132,7 @@ def test_a_running_search_is_not_joined_by_a_second(tmp_path: Path) -> None:
 
 def test_a_budget_in_real_time_is_kept_and_used(tmp_path: Path) -> None:
     """The shipped data and space; the time is the ledger's, start-up not included."""
-    command = [sys.executable, "-m", "nasimb", "search", "--budget", "25s", "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "nasimb", "search", "--budget", "30s", "--run", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     waiting = os.getloadavg()[0]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150, check=False)
@@ -140,10 +140,10 @@ def test_a_budget_in_real_time_is_kept_and_used(tmp_path: Path) -> None:
         pytest.skip(f"this machine is too slow or too busy: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["spend"]["spent_seconds"] <= 25 + 1
-    if result["spend"]["spent_seconds"] < 0.9 * 25 and waiting > (os.cpu_count() or 1):
+    assert result["spend"]["spent_seconds"] <= 30 + 1
+    if result["spend"]["spent_seconds"] < 0.9 * 30 and waiting > (os.cpu_count() or 1):
         pytest.skip(f"{waiting:.1f} processes share {os.cpu_count()} cores: what work takes is not what it took before")
-    assert result["spend"]["spent_seconds"] >= 0.9 * 25
+    assert result["spend"]["spent_seconds"] >= 0.9 * 30
     assert result["trials"]["finished"] >= 3
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "supernet" / "two_ranks.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-LIMIT = 11.0
+LIMIT = 16.0
 """Seconds on the clock, for two threads."""
 
 
