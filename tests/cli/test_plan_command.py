@@ -33,6 +33,12 @@ def test_a_plan_is_a_table_and_leaves_no_folder(command: Command) -> None:
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.fixture(autouse=True)
+def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is no matter of these tests: once is enough."""
+    monkeypatch.setattr("nasimb.phases.measure.SHORT_SECONDS", 0.0)
+
+
 def test_a_plan_for_programs(command: Command) -> None:
     values = json.loads(command(*PLAN, "--json", "--devices", "1,2").out)
     assert [one["devices"] for one in values["plans"]] == [1, 2]
