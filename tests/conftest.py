@@ -13,10 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from postgres import Postgres
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall a busy machine
 gc.disable()  # until all is imported: imports make a million objects, and no garbage
+settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
+settings.load_profile("any machine")
 
 BUSY = ("test_endurance", "test_torchrun", "test_workers")
 """Modules whose tests occupy several cores: one after another."""
