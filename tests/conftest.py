@@ -31,14 +31,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(2, os.cpu_count() or 1) if config.args == config.getini("testpaths") else 0
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests of a module stay together, as they share what it makes."""
+    group = "busy" if item.path.stem in BUSY else str(item.path.relative_to(item.config.rootpath))
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module stay together, as they share what it makes; what takes longest begins first."""
+    """What takes longest begins first."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.stem not in BUSY, item.path not in slow))
-    for item in items:
-        group = "busy" if item.path.stem in BUSY else str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:
