@@ -21,9 +21,6 @@ gc.disable()  # until all is imported: imports make a million objects, and no ga
 settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 settings.load_profile("any machine")
 
-BUSY = ("test_endurance", "test_torchrun", "test_workers")
-"""Modules whose tests occupy several cores: one after another."""
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -31,16 +28,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(2, os.cpu_count() or 1) if config.args == config.getini("testpaths") else 0
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests of a module stay together, as they share what it makes."""
-    group = "busy" if item.path.stem in BUSY else str(item.path.relative_to(item.config.rootpath))
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.stem not in BUSY, item.path not in slow))
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:
