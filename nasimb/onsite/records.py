@@ -174,7 +174,7 @@ class Recorder:
             square_C = sample.mean_variance_C.cpu() / scale_C
         else:
             return None
-        return float(square_C.mean()) ** 0.5
+        return math.sqrt(float(square_C.mean()))
 
     def _alarms(self, made: Record, window_shift: float | None) -> dict[Alarm, str]:
         """`self` has the batch in its window, of which the adapter found that shift."""
