@@ -19,7 +19,7 @@ from nasimb.search.candidate import Scoring
 from nasimb.search.deadline import overdue_check
 from nasimb.search.engine import evaluate_batch
 from nasimb.search.study import Proposal
-from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial
+from nasimb.search.trial import FAILED, FINISHED, Candidate, Trial, trials_from
 from nasimb.session import Session
 
 FILE = "calibrations.jsonl"
@@ -101,7 +101,7 @@ def compare_calibrations(
 
 def _known(session: Session, trials: Sequence[Trial]) -> Known:
     """What was scored on all images or failed, in the search or in a comparison before; scores go before failures."""
-    compared = [Trial.from_row(line) for line in session.run.read_lines(FILE)]
+    compared = trials_from(session.run.read_lines(FILE), session.run.path / FILE)
     decided = [trial for trial in (*trials, *compared) if trial.state in (FAILED, FINISHED)]
     return {trial.candidate: trial for trial in sorted(decided, key=lambda trial: trial.state == FINISHED)}
 

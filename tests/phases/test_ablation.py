@@ -92,7 +92,7 @@ def test_what_takes_too_long_is_given_up_for_the_test(workshop: Workshop, monkey
         found = compare_calibrations(shop.session, shop.scoring, shop.work, winner, [known])
     assert found is not None
     assert set(found["policies"]) == {"source"}
-    assert "s" in found["left_out"]["mixed"]
+    assert "were predicted" in found["left_out"]["mixed"]
     assert not found["left_out"]["mixed"].startswith(NO_TIME)
     assert shop.session.ledger.spent() < 30.0
 
@@ -166,6 +166,24 @@ def test_a_damaged_score_is_refused_with_what_to_do(workshop: Workshop) -> None:
     file.write_bytes(file.read_bytes().replace(b'"finished"', b'"finnished"'))
     with pytest.raises(ResumeError, match=r"calibrations\.jsonl .* its calibration is scored again"):
         compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+
+
+@pytest.mark.parametrize("change", [{"state": "finnished"}, {"macs": 7.5e3, "kind": None, "depths": 1}, {"taps": None}])
+def test_a_score_of_another_version_is_refused(workshop: Workshop, change: dict[str, Any]) -> None:
+    """The line says what was written, which is no trial of this version."""
+    shop = workshop(calibrations=("source", "reset"))
+    winner = Candidate(shop.ground.space.smallest(), "source")
+    compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+    line = {**shop.run.read_lines(FILE)[0], **change}
+    shop.run.append_line(FILE, line)
+    without = {name: value for name, value in line.items() if name not in change}
+    with pytest.raises(ResumeError, match=r"calibrations\.jsonl must be a trial; got row 3: "):
+        compare_calibrations(shop.session, shop.scoring, shop.work, winner, [])
+    file = shop.run.path / FILE
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
+    shop.run.append_line(FILE, without)
+    with pytest.raises(ResumeError, match=r"calibrations\.jsonl must be a trial; got row 3: "):
+        calibrations_keep(shop.session, shop.scoring, shop.work, [])
 
 
 def test_what_failed_in_the_search_is_not_tried_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
