@@ -84,7 +84,9 @@ def load_ground(config: RunConfig, device: torch.device) -> Ground:
             got="validation leave-one-out with the target as source",
             do="Use --validation holdout, or give a --source of other images.",
         )
-    check_target(config.calibrations, _judged(config, task)[0], seed=config.seed, limit=config.calibration_images)
+    check_target(
+        config.calibrations, lambda: _judged(config, task)[0], seed=config.seed, limit=config.calibration_images
+    )
     return Ground(task, space, device, ready)
 
 

@@ -107,7 +107,7 @@ def _find(
         keep = calibrations_keep(session, scoring, heads, trials)
         choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier], keep)
     with spending("search"):
-        calibrations = compare_calibrations(session, scoring, heads, choices["winner"].candidate, trials)
+        calibrations = compare_calibrations(session, scoring, heads, choices, trials)
     with spending("evaluate"):
         provenance = _provenance(session, config, ground)
         models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)

@@ -116,7 +116,8 @@ def norms_frozen(conditions: Conditions) -> Iterator[Figure]:
 def figures(rows: Rows, prefix: str, columns: Sequence[str], said: str) -> Iterator[Figure]:
     """Of every column that has numbers: the mean of batch norm, and every other arm's paired difference from it.
 
-    Verdicts are corrected for the number of these differences (`holm`); intervals and "p_value" are of each by itself.
+    Verdicts are corrected for the number of these differences that chance can be judged of (`holm`); intervals and
+    "p_value" are of each by itself.
 
     Raises:
         Skipped: no seed has batch norm and another arm.
@@ -131,7 +132,7 @@ def figures(rows: Rows, prefix: str, columns: Sequence[str], said: str) -> Itera
     ours = {(column, arm): [points[column][arm][seed] for seed in both[arm]] for column, arm in compared}
     theirs = {(column, arm): [points[column][BASELINE][seed] for seed in both[arm]] for column, arm in compared}
     p_values = holm([paired(ours[one], theirs[one]).p_value for one in compared])
-    corrected = dict(zip(compared, p_values, strict=True))
+    corrected, judged = dict(zip(compared, p_values, strict=True)), int((~np.isnan(p_values)).sum())
     for column in shown:
         base = list(points[column][BASELINE].values())
         found = spread(base)
@@ -141,7 +142,7 @@ def figures(rows: Rows, prefix: str, columns: Sequence[str], said: str) -> Itera
         )  # fmt: skip
         for one in compared:
             if one[0] == column:
-                yield _difference(prefix, *one, ours[one], theirs[one], corrected[one], len(compared), said)
+                yield _difference(prefix, *one, ours[one], theirs[one], corrected[one], judged, said)
 
 
 def _points(rows: Rows, column: str, arm: str) -> dict[str, float]:
@@ -157,7 +158,7 @@ def _difference(
     """One arm minus batch norm.
 
     Args:
-        corrected: its p value, for the number of `comparisons`.
+        corrected: its p value, for the number of `comparisons`; NaN where it was none of them.
     """
     found, quartiles = paired(ours, base), spread([a - b for a, b in zip(ours, base, strict=True)])
     return Figure(

@@ -6,7 +6,7 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from torch import Tensor
@@ -20,13 +20,13 @@ from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases.admission import comparisons_not_started
-from nasimb.phases.choice import SHOWN, Choice, merit, shown
+from nasimb.phases.choice import Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
 from nasimb.phases.comparison import distinct, head_name
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
-from nasimb.phases.headcosts import HeadCosts, LastPhase, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import HeadCosts, LastPhase, Most, most_for_largest
 from nasimb.phases.headprobe import fit_seconds, macs_share, measured_networks, typical_share
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES, Problem
@@ -79,7 +79,7 @@ class HeadWork:
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
             self._keep(choices[0].candidate, repr(line["unit"]), choices)
-        self._most_seconds = self._measured_seconds = 0.0
+        self.most, self._measured_seconds = Most(0.0, 0.0), 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
@@ -115,19 +115,17 @@ class HeadWork:
 
         Where even that would take more than half of the heads' share of the time, no more is done than to measure.
         """
-        ledger = self.session.ledger
-        limit = ledger.limit_seconds
+        ledger, limit = self.session.ledger, self.session.ledger.limit_seconds
         others_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
         if not self._measure(candidate, heads := distinct([PLAIN, *self.comparison.heads])):
             return
         keep_seconds = max(others_seconds, self.evaluate_seconds())
         self._try(candidate, heads, 0.0, keep_seconds=keep_seconds)
         self._tell_refused(keep_seconds, "search and test")
-        if limit is not None:
-            self._most_seconds = most_for_finalists(
-                limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
-                evaluate_seconds=self.evaluate_seconds(),
-            )  # fmt: skip
+        self.most = self.costs.most(
+            limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
+            searched_seconds=ledger.spent("search"), evaluate_seconds=self.evaluate_seconds(),
+        )  # fmt: skip
 
     def _measure(self, candidate: Candidate, heads: Sequence[Named]) -> bool:
         """Whether the largest subnet can be used. What was measured on this device before a kill is not again."""
@@ -171,14 +169,23 @@ class HeadWork:
         """The evaluate phase if nothing more is compared, or one of the favourites is and wins."""
         known = {trial.candidate for trial in baselines}
         others = sorted((trial for trial in favourites if trial.candidate not in known), key=lambda trial: trial.macs)
-        tested = {trial.candidate: self._relative(trial.candidate) for trial in [*others[-1:], *baselines]}
-        again = [share for candidate, share in tested.items() if not self._has_features(candidate)]
         longest_seconds = max(self.costs.fit_seconds.values(), default=0.0)
-        heads_seconds = [longest_seconds, self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)]
-        heads_seconds += [
-            longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate) for trial in baselines
-        ]
-        return LastPhase(sum(tested.values()), sum(again), sum(heads_seconds), len(tested))
+        fit_seconds = longest_seconds + self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)
+        for trial in baselines:
+            fit_seconds += longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate)
+        return self._phase_of([trial.candidate for trial in [*others[-1:], *baselines]], fit_seconds)
+
+    def _phase_of(self, candidates: Iterable[Candidate], fit_seconds: float) -> LastPhase:
+        tested = {candidate: self._relative(candidate) for candidate in candidates}
+        again = [share for candidate, share in tested.items() if not self._has_features(candidate)]
+        return LastPhase(sum(tested.values()), sum(again), fit_seconds, len(tested))
+
+    def chosen_seconds(self, choices: Mapping[str, Choice]) -> float:
+        """What the evaluate phase needs for what `choose` returned."""
+        candidates = {choice.candidate for choice in choices.values()}
+        fit_seconds = sum(map(self._chosen_seconds, candidates))
+        fit_seconds += ("largest_plain_head" in choices) * self.costs.fit_seconds.get(repr(PLAIN), 0.0)
+        return self.evaluate_seconds(self._phase_of(candidates, fit_seconds))
 
     def _relative(self, candidate: Candidate) -> float:
         """What an image takes in this subnet, in units of the largest."""
@@ -196,10 +203,7 @@ class HeadWork:
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends, see `HeadCosts`."""
-        return self.costs.tail_seconds(
-            finished, most_seconds=self._most_seconds, evaluate_seconds=self.evaluate_seconds(),
-            limit_seconds=self.session.ledger.limit_seconds,
-        )  # fmt: skip
+        return self.costs.tail_seconds(finished, most=self.most, evaluate_seconds=self.evaluate_seconds())
 
     def choose(
         self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = (),
@@ -319,10 +323,7 @@ class HeadWork:
         if unit is not None:
             return unit[0]
         penalties = sorted(self._penalties)
-        metrics = dict.fromkeys(SHOWN)
-        return Choice(
-            largest.candidate, PLAIN, penalties[len(penalties) // 2], float("-inf"), None, metrics, "not held out", 0.0
-        )
+        return Choice.untried(largest.candidate, PLAIN, penalties[len(penalties) // 2])
 
     def _try(self, candidate: Candidate, heads: Sequence[Named], done: float, *, keep_seconds: float) -> bool:
         """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.

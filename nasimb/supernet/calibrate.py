@@ -178,15 +178,20 @@ def make_calibrations(
     return found
 
 
-def check_target(policies: Iterable[str], target: ImageSet, *, seed: int, limit: int) -> None:
+def check_target(policies: Iterable[str], target: Callable[[], ImageSet], *, seed: int, limit: int) -> None:
     """What `make_calibrations` will refuse, found without a super-network and without reading an image.
+
+    Args:
+        target: asked only where a policy may be refused: its images may have to be split first.
 
     Raises:
         InputError: as `make_calibrations`.
     """
-    for name in policies:
-        if _policy(name).least:
-            _target_positions(name, target, seed=seed, limit=limit)
+    demanding = [name for name in policies if _policy(name).least]
+    if demanding:
+        images = target()
+        for name in demanding:
+            _target_positions(name, images, seed=seed, limit=limit)
 
 
 def _policy(name: str) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,18 @@ def test_verdicts_are_corrected_for_all_differences_of_the_table() -> None:
     assert own[0] == pytest.approx(expected, rel=1e-6)
     assert str(first.detail["verdict"]).startswith("No significant difference between nbn_published and bn (p = 0.0")
     assert "corrected by Holm" in str(first.detail["verdict"])
+
+
+def test_differences_that_chance_cannot_be_judged_of_are_no_comparisons() -> None:
+    """One arm has three seeds, the other two, so that it has no p value and corrects nobody else's."""
+    gains = {"nbn_published": (0.02, 0.024, 0.03), "nbn_default": (0.01, -0.02)}
+    values: dict[tuple[int, str], tuple[float, float | None]] = {(seed, "bn"): (0.5, 0.2) for seed in range(3)}
+    values |= {(seed, arm): (0.5 + gain, 0.2) for arm in gains for seed, gain in enumerate(gains[arm])}
+    found = {one.figure: one.detail for one in norms.figures(rows_of(values), "x", ("balanced_accuracy",), "?")}
+    one, two = (found[f"x_balanced_accuracy_{arm}_minus_bn"] for arm in gains)
+    assert (one["comparisons"], two["comparisons"]) == (1, 1)
+    assert one["p_value_holm"] == one["p_value"]
+    assert math.isnan(float(two["p_value_holm"]))  # type: ignore[arg-type]
 
 
 def test_a_group_without_classes_has_no_figure_and_unpaired_seeds_none_at_all() -> None:

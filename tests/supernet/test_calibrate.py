@@ -191,9 +191,9 @@ def test_too_little_to_mix_is_refused_without_a_super_network(
     target = images.subset(torch.tensor(positions))
     seed = next(seed for seed in range(9) if limit == 1 or _first_is_twice(target, seed))
     with pytest.raises(InputError, match=r"mixed needs 2 independent images of the target; got . drawn, of 3"):
-        check_target(["source", "mixed"], target, seed=seed, limit=limit)
-    check_target(["source", "target-balanced", "update"], target, seed=seed, limit=limit)
-    check_target(["mixed"], images, seed=seed, limit=2)
+        check_target(["source", "mixed"], lambda: target, seed=seed, limit=limit)
+    check_target(["source", "target-balanced", "update"], lambda: target, seed=seed, limit=limit)
+    check_target(["mixed"], lambda: images, seed=seed, limit=2)
 
 
 def _first_is_twice(target: ImageSet, seed: int) -> bool:
