@@ -19,7 +19,7 @@ from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.task import load_task
 from nasimb.errors import DataError, InputError, unknown_name
 from nasimb.evaluate import Tested, assess, predict_test
-from nasimb.export import Model, load, save
+from nasimb.export import Model, load, model_folder, save
 from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds
 from nasimb.losses import LOSSES, parse_loss
@@ -64,8 +64,7 @@ def retrain_head(
         DataError: the backbone was trained on test images.
     """
     _check_loss(loss)
-    folder = source / "best" if (source / "best").is_dir() else source
-    old = load(folder).to(device)
+    old = load(model_folder(source)).to(device)
     request = LoadRequest(
         size=old.description.size, channels=old.description.channels, device=device, skip_bad_images=skip_bad_images
     )

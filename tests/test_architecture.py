@@ -39,6 +39,7 @@ FLOORS = (
     ("afford",),
     ("pipeline", "bench", "worker", "serve"),
     ("extend", "plan", "onsite"),
+    ("deliver",),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -17,6 +17,7 @@ from nasimb.cli.look import inspect, report, status
 from nasimb.cli.monitor import monitor
 from nasimb.cli.pareto import pareto
 from nasimb.cli.plan import plan
+from nasimb.cli.predict import predict
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
@@ -56,6 +57,7 @@ app.command()(status)
 app.command()(report)
 app.command()(pareto)
 app.command()(head)
+app.command()(predict)
 app.command()(adapt)
 app.command()(monitor)
 supernet_app.command("train")(supernet_train)
