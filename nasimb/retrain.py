@@ -141,14 +141,9 @@ def _check_unseen(source: Path, test: ImageSet) -> list[str]:
     Raises:
         DataError: it was trained on some. InputError: the record of what it was trained on is damaged.
     """
-    file = _source_record(source)
-    if file is None:
+    seen = seen_by_backbone(source, test)
+    if seen is None:
         return ["What the backbone was trained on is not at hand: test images were not compared with it."]
-    try:
-        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
-    seen = [position for position, digest in enumerate(test.hashes()) if digest in source_hashes]
     if seen:
         raise DataError(
             "the backbone must not have been trained on images of the test split",
@@ -156,6 +151,25 @@ def _check_unseen(source: Path, test: ImageSet) -> list[str]:
             do="Test on other images; where the run held out its own test images, give its data and its --seed.",
         )
     return []
+
+
+def seen_by_backbone(source: Path, images: ImageSet) -> list[int] | None:
+    """Positions of the images, at the backbone's size and channels, that it was trained on; None if that is not known.
+
+    Args:
+        source: of the model: a run folder or a model folder.
+
+    Raises:
+        InputError: the record of what it was trained on is damaged.
+    """
+    file = _source_record(source)
+    if file is None:
+        return None
+    try:
+        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
+    return [position for position, digest in enumerate(images.hashes()) if digest in source_hashes]
 
 
 def _source_record(source: Path) -> Path | None:

@@ -11,6 +11,7 @@ import typer
 
 from nasimb.cli.adapt import adapt
 from nasimb.cli.bench import bench
+from nasimb.cli.evaluate import evaluate
 from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
@@ -58,6 +59,7 @@ app.command()(report)
 app.command()(pareto)
 app.command()(head)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(adapt)
 app.command()(monitor)
 supernet_app.command("train")(supernet_train)
