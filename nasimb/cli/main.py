@@ -12,6 +12,7 @@ import typer
 from nasimb.cli.adapt import adapt
 from nasimb.cli.bench import bench
 from nasimb.cli.evaluate import evaluate
+from nasimb.cli.export import export
 from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
@@ -60,6 +61,7 @@ app.command()(pareto)
 app.command()(head)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(export)
 app.command()(adapt)
 app.command()(monitor)
 supernet_app.command("train")(supernet_train)
