@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,30 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Gives a new folder to fill; when the block ends it is on the disk as `path`, which must not be there.
+
+    Where the block or the disk fails, it is removed.
+
+    Raises:
+        DiskFullError, OSError: as `replacing`.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with _told_if_full(path):
+            shutil.rmtree(part, ignore_errors=True)  # what a kill left
+            part.mkdir()
+            yield part
+            for one in (*part.rglob("*"), part):
+                _flush(one)
+            part.rename(path)
+            _flush(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 

@@ -38,7 +38,9 @@ def export(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help=f"Images for --check: {DATA_FORMS}. Default: the training images of the model's own run."),
+        typer.Option(
+            help=f"Check with these images: {DATA_FORMS}. Default of --check: the training images of its run."
+        ),
     ] = None,
 ) -> None:
     """Write a model for use elsewhere: norms in the convolutions, a plain linear head, any batch size.
@@ -54,6 +56,6 @@ def export(
     check_target(form.value, out, with_preprocessing=with_preprocessing)
     found = found_model(source)
     images = images_to_check(found, data) if check or data is not None else None
-    done = write(found.model, found.folder, form.value, out, with_preprocessing=with_preprocessing, images=images)
+    done = write(found.model, form.value, out, with_preprocessing=with_preprocessing, images=images)
     for line in done.lines():
         print(visible(line))

@@ -50,8 +50,8 @@ def _summary(description: Description) -> str:
     size = f" of {cost['params']:,} parameters and {cost['macs']:,} multiply-accumulates an image" if cost else ""
     return (
         f"A residual network{size}, with a linear head fitted to the training images below. It takes "
-        f"{'grey' if description.channels == 1 else 'colour'} images at {subnet.resolution} x {subnet.resolution} pixels "
-        "and gives one logit a class. nasimb found it by searching within a budget."
+        f"{'grey' if description.channels == 1 else 'colour'} images at {subnet.resolution} x {subnet.resolution} "
+        "pixels and gives one logit a class. nasimb found it by searching within a budget."
     )
 
 
@@ -141,7 +141,7 @@ def _provenance(description: Description) -> list[str]:
     ]
     if found.get("command"):
         lines.append(f"Command: {' '.join(found['command'])}")
-    for name, label in (("seed", "Seed"), ("device", "Device"), ("commit", "Commit")):
+    for name, label in (("trial", "Trial"), ("seed", "Seed"), ("device", "Device"), ("commit", "Commit")):
         if found.get(name) is not None:
             lines.append(f"{label}: {found[name]}")
     for name, label in (("versions", "Versions"), ("data", "Fingerprints")):

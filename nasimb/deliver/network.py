@@ -5,6 +5,7 @@ Shapes: B images, C channels, S side of stored images and R of the network's inp
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -49,9 +50,8 @@ class Preprocessing(nn.Module):
 
 def resizing_weights(size: int, resolution: int) -> Tensor:
     """weights_RS of `prepare_images`'s filter along one side."""
-    unit_SS = torch.eye(size)[:, None, :, None].expand(size, 1, size, 1)
-    resized = F.interpolate(unit_SS, (resolution, 1), mode="bilinear", antialias=size > resolution)
-    return resized[:, 0, :, 0].T.contiguous()
+    columns_11SS = torch.eye(size)[None, None]
+    return F.interpolate(columns_11SS, (resolution, size), mode="bilinear", antialias=size > resolution)[0, 0]
 
 
 @final
@@ -164,8 +164,8 @@ def ship(model: Model, *, with_preprocessing: bool) -> Shipped:
         raise InputError("only residual networks can be folded", got=type(model.backbone).__name__, do=do)
     mean_C, std_C, resolution = pixel_statistics(model)
     inside = Preprocessing(model.description.size, resolution, mean_C, std_C) if with_preprocessing else None
-    network = ShippedNet(model.backbone, model.head, inside).eval().requires_grad_(False)
-    # Plain copies: what is left of the model shares nothing with it, and files hold no layout of this processor.
+    network = copy.deepcopy(ShippedNet(model.backbone, model.head, inside)).eval().requires_grad_(False)
+    # Files hold no layout of this processor.
     network.load_state_dict({name: one.clone(memory_format=torch.contiguous_format) for name, one in
                              network.state_dict().items()}, assign=True)  # fmt: skip
     notes = []

@@ -10,9 +10,7 @@ DIR/README.md             the model card
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from nasimb.deliver.card import model_card
 from nasimb.deliver.formats import FORMATS
 from nasimb.deliver.formats.base import Format, Runner
 from nasimb.deliver.network import Shipped, ship
-from nasimb.durable import replace_whole
+from nasimb.durable import making_folder, replace_whole
 from nasimb.errors import InputError, WorkError, unknown_name
-from nasimb.export import WEIGHTS, Model
+from nasimb.export import WEIGHTS, Model, save
 from nasimb.heads.head import ABSENT_LOGIT
 
 RECIPE, CARD = "preprocessing.json", "README.md"
@@ -73,7 +71,7 @@ class Exported:
     """What was written.
 
     Attributes:
-        bytes_before: of the model as nasimb keeps it, weights and description; `bytes_after` of the exported file.
+        bytes_before, bytes_after: of the weights file that nasimb keeps, and of the exported file.
         checked: None where nobody asked.
     """
 
@@ -117,14 +115,12 @@ def check_target(form: str, out: Path, *, with_preprocessing: bool) -> Format:
 
 
 def export(
-    model: Model, source: Path, form: str, out: Path, *, with_preprocessing: bool = False,
-    images: ImageSet | None = None,
-) -> Exported:  # fmt: skip
+    model: Model, form: str, out: Path, *, with_preprocessing: bool = False, images: ImageSet | None = None
+) -> Exported:
     """Write the folder whole or not at all.
 
     Args:
         model: on the CPU.
-        source: folder of the model, whose size is told.
         images: to check the written file with, before it takes its place; None checks nothing.
 
     Raises:
@@ -133,7 +129,7 @@ def export(
     found = check_target(form, out, with_preprocessing=with_preprocessing)
     shipped = ship(model, with_preprocessing=with_preprocessing or found.always_prepares)
     metadata = _metadata(shipped)
-    with _new_folder(out) as folder:
+    with making_folder(out) as folder:
         file = folder / found.file
         found.write(shipped, metadata, file)
         checked = None if images is None else check(shipped, found.runner(file), images)
@@ -141,8 +137,14 @@ def export(
         card = model_card(model.description, use=[_use(form, shipped)], notes=_notes(shipped, form, checked))
         replace_whole(folder / CARD, card.encode("utf-8", errors="replace"))
         size = file.stat().st_size
-    before = (source / WEIGHTS).stat().st_size if (source / WEIGHTS).is_file() else size
-    return Exported(out, found.file, before, size, checked, shipped.notes)
+    return Exported(out, found.file, _own_size(model), size, checked, shipped.notes)
+
+
+def _own_size(model: Model) -> int:
+    """Bytes of the weights file that nasimb keeps."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save(model, Path(scratch))
+        return (Path(scratch) / WEIGHTS).stat().st_size
 
 
 def check(shipped: Shipped, runner: Runner, images: ImageSet) -> Checked:
@@ -154,13 +156,15 @@ def check(shipped: Shipped, runner: Runner, images: ImageSet) -> Checked:
     positions = torch.linspace(0, len(images) - 1, min(CHECKED, len(images))).round().long()
     pixels_BCSS = next(images.subset(positions).batches(len(positions), torch.device("cpu")))[0]
     with torch.no_grad():
-        before_BK, after_BK = shipped.model(pixels_BCSS), runner(shipped.prepare(pixels_BCSS))
-        alone = (shipped.model(pixels_BCSS[:1]) - runner(shipped.prepare(pixels_BCSS[:1]))).abs().max()
+        # The first image once more, alone: another batch size than the rest.
+        parts = [pixels_BCSS, pixels_BCSS[:1]]
+        before_BK = torch.cat([shipped.model(part) for part in parts])
+        after_BK = torch.cat([runner(shipped.prepare(part)) for part in parts])
     can_be_K = (before_BK > ABSENT_LOGIT / 2).all(0)
     logits = float((before_BK - after_BK)[:, can_be_K].abs().max())
     probabilities = float((before_BK.softmax(1) - after_BK.softmax(1)).abs().max())
     scale = max(1.0, float(before_BK[:, can_be_K].abs().max()))
-    if not (logits <= TOLERANCE * scale and probabilities <= TOLERANCE and bool(alone.isfinite())):
+    if not (logits <= TOLERANCE * scale and probabilities <= TOLERANCE):  # NaN is neither
         raise WorkError(
             "an exported model must say what the model says",
             got=f"logits that differ by {logits:.3g} and probabilities by {probabilities:.3g}",
@@ -171,7 +175,7 @@ def check(shipped: Shipped, runner: Runner, images: ImageSet) -> Checked:
         images=len(positions),
         logit_difference=logits,
         probability_difference=probabilities,
-        same_class=int((before_BK.argmax(1) == after_BK.argmax(1)).sum()),
+        same_class=int((before_BK.argmax(1) == after_BK.argmax(1))[:-1].sum()),
         seconds_before=latency(shipped.model, one),
         seconds_after=latency(_Whole(shipped, runner), one),
     )
@@ -220,17 +224,3 @@ def _notes(shipped: Shipped, form: str, checked: Checked | None) -> list[str]:
             f"from nasimb's own."
         )
     return said
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `out` when the block ends, and is gone if it fails."""
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

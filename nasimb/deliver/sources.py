@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from nasimb.data.base import ImageSet
+from nasimb.deliver.trial import trial_model
 from nasimb.errors import InputError
 from nasimb.export import Model, load, model_folder
 from nasimb.onsite.images import Order, load_site
 from nasimb.onsite.profiles import TARGET, images_of_run
+from nasimb.rundir import RunDir
 
 CPU = torch.device("cpu")
 
@@ -36,7 +38,10 @@ def found_model(source: str) -> Found:
     """
     run, mark, number = source.rpartition("#")
     if mark and not Path(source).exists():
-        raise NotImplementedError
+        if not number.isdecimal():
+            do = "Write RUN#7 for trial 7."
+            raise InputError("behind # must stand the number of a trial", got=repr(number), do=do)
+        return Found(trial_model(Path(run), int(number), CPU), RunDir(Path(run)).best)
     folder = model_folder(Path(source))
     return Found(load(folder), folder)
 
