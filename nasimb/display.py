@@ -23,6 +23,7 @@ LABELS = {
     "search": "searching",
     "head": "fitting heads on the finalists",
     "evaluate": "testing",
+    "predict": "predicting",
 }
 BAR = 24
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nasimb.errors import DiskFullError
+from nasimb.errors import DiskFullError, InputError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What a full disk and a used up quota are called."""
+
+
+def check_writable(file: Path) -> None:
+    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
+    if not file.parent.is_dir() or (file.exists() and not file.is_file()):
+        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
 @contextmanager
@@ -38,6 +45,30 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Gives a new folder to fill; when the block ends it is on the disk as `path`, which must not be there.
+
+    Where the block or the disk fails, it is removed.
+
+    Raises:
+        DiskFullError, OSError: as `replacing`.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with _told_if_full(path):
+            shutil.rmtree(part, ignore_errors=True)  # what a kill left
+            part.mkdir()
+            yield part
+            for one in (*part.rglob("*"), part):
+                _flush(one)
+            part.rename(path)
+            _flush(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 

@@ -130,6 +130,11 @@ def save(model: Model, folder: Path) -> None:
     replace_whole(folder / DESCRIPTION, (text + "\n").encode())
 
 
+def model_folder(path: Path) -> Path:
+    """Where the model is that a user means: of a run its best, else the folder itself."""
+    return path / "best" if (path / "best").is_dir() else path
+
+
 def load(folder: str | Path) -> Model:
     """The model that a run left in `RUN/best` (or any model folder), ready to predict.
 

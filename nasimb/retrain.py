@@ -19,7 +19,7 @@ from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.task import load_task
 from nasimb.errors import DataError, InputError, unknown_name
 from nasimb.evaluate import Tested, assess, predict_test
-from nasimb.export import Model, load, save
+from nasimb.export import Model, load, model_folder, save
 from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds
 from nasimb.losses import LOSSES, parse_loss
@@ -64,8 +64,7 @@ def retrain_head(
         DataError: the backbone was trained on test images.
     """
     _check_loss(loss)
-    folder = source / "best" if (source / "best").is_dir() else source
-    old = load(folder).to(device)
+    old = load(model_folder(source)).to(device)
     request = LoadRequest(
         size=old.description.size, channels=old.description.channels, device=device, skip_bad_images=skip_bad_images
     )
@@ -142,14 +141,9 @@ def _check_unseen(source: Path, test: ImageSet) -> list[str]:
     Raises:
         DataError: it was trained on some. InputError: the record of what it was trained on is damaged.
     """
-    file = _source_record(source)
-    if file is None:
+    seen = seen_by_backbone(source, test)
+    if seen is None:
         return ["What the backbone was trained on is not at hand: test images were not compared with it."]
-    try:
-        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
-    seen = [position for position, digest in enumerate(test.hashes()) if digest in source_hashes]
     if seen:
         raise DataError(
             "the backbone must not have been trained on images of the test split",
@@ -157,6 +151,25 @@ def _check_unseen(source: Path, test: ImageSet) -> list[str]:
             do="Test on other images; where the run held out its own test images, give its data and its --seed.",
         )
     return []
+
+
+def seen_by_backbone(source: Path, images: ImageSet) -> list[int] | None:
+    """Positions of the images, at the backbone's size and channels, that it was trained on; None if that is not known.
+
+    Args:
+        source: of the model: a run folder or a model folder.
+
+    Raises:
+        InputError: the record of what it was trained on is damaged.
+    """
+    file = _source_record(source)
+    if file is None:
+        return None
+    try:
+        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
+    return [position for position, digest in enumerate(images.hashes()) if digest in source_hashes]
 
 
 def _source_record(source: Path) -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_disk import filled, small_disk
 
-from nasimb.durable import append_whole, leftovers, replace_whole, replacing
+from nasimb.durable import append_whole, leftovers, making_folder, replace_whole, replacing
 from nasimb.errors import DiskFullError, NasimbError
 from nasimb.nn.tensors import read_tensors, write_tensors
 from nasimb.rundir import RunDir
@@ -106,3 +106,29 @@ def test_on_a_full_disk_everything_stays_and_goes_on_once_there_is_space(disk: P
     assert len(run.read_trials()) == 202
     write_tensors(disk / "w.safetensors", tensors, {"told": "second"})
     assert read_tensors(disk / "w.safetensors")[1] == {"told": "second"}
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / ".new.part").mkdir()
+    (tmp_path / ".new.part" / "left by a kill").touch()
+
+    def ended_half_way() -> None:
+        with making_folder(tmp_path / "new") as folder:
+            (folder / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ended_half_way()
+    assert list(tmp_path.iterdir()) == []
+    with making_folder(tmp_path / "new") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("whole")
+        assert not (tmp_path / "new").exists()
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
+        "new",
+        "new/inner",
+        "new/inner/a",
+    ]
+    with pytest.raises(OSError, match="not empty"), making_folder(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new" / "inner" / "a").read_text() == "whole"

@@ -22,6 +22,7 @@ from nasimb.cli.onsite_options import (
 from nasimb.cli.pipes import NOBODY_READS, told
 from nasimb.cli.starting import importing
 from nasimb.display import watching
+from nasimb.durable import check_writable
 from nasimb.onsite.orders import Order
 from nasimb.visible import json_text, visible
 
@@ -57,7 +58,7 @@ def adapt(
     """
     with importing():
         from nasimb.onsite.dryrun import check_can_be_saved, dry_run, save_adapted
-        from nasimb.onsite.page import check_writable, write_page
+        from nasimb.onsite.page import write_page
         from nasimb.onsite.tables import text
         from nasimb.onsite.watched import watch
         from nasimb.phases.prepare import choose_device

@@ -11,12 +11,15 @@ import typer
 
 from nasimb.cli.adapt import adapt
 from nasimb.cli.bench import bench
+from nasimb.cli.evaluate import evaluate
+from nasimb.cli.export import export
 from nasimb.cli.extend import extend
 from nasimb.cli.head import head
 from nasimb.cli.look import inspect, report, status
 from nasimb.cli.monitor import monitor
 from nasimb.cli.pareto import pareto
 from nasimb.cli.plan import plan
+from nasimb.cli.predict import predict
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
@@ -56,6 +59,9 @@ app.command()(status)
 app.command()(report)
 app.command()(pareto)
 app.command()(head)
+app.command()(predict)
+app.command()(evaluate)
+app.command()(export)
 app.command()(adapt)
 app.command()(monitor)
 supernet_app.command("train")(supernet_train)

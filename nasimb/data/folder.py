@@ -30,7 +30,7 @@ class FolderSpec(DatasetSpec):
             raise DataError("the data folder must exist", got=got, do="Check the path.")
         folders = [(split, folder) for split, top in _splits(self.path) for folder in _class_folders(top)]
         classes = class_list(folder.name for _, folder in folders)
-        listing = [(split, folder.name, file) for split, folder in folders for file in _files(folder, frozenset())]
+        listing = [(split, folder.name, file) for split, folder in folders for file in files_below(folder)]
         if not listing:
             raise DataError("the data folder must hold images", got=f"none in {self.path}", do=LAYOUT)
         loaded = load_files([file for _, _, file in listing], request)
@@ -83,7 +83,7 @@ def _folders(top: Path) -> list[Path]:
     return sorted(entry for entry in top.iterdir() if entry.is_dir() and not _is_litter(entry.name))
 
 
-def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Every file below, sorted; linked folders are followed, but not in circles."""
     here = folder.resolve()
     if here in above:
@@ -92,7 +92,7 @@ def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
         found = sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
     for entry in found:
         if entry.is_dir():
-            yield from _files(Path(entry.path), above | {here})
+            yield from files_below(Path(entry.path), above | {here})
         else:
             yield Path(entry.path)
 

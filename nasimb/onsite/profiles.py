@@ -101,7 +101,7 @@ def _made(folder: Path, model: Model, wanted: str, kept: Known | None, device: t
 
 def _training_images(folder: Path, model: Model, wanted: str, device: torch.device) -> tuple[ImageSet, Tensor]:
     """(N images of the classes of the model, labels_N in its numbering); of very many a random part."""
-    images = _of_run(folder, wanted, device) if wanted in (TARGET, SOURCE) else _of_data(wanted, model, device)
+    images = images_of_run(folder, wanted, device) if wanted in (TARGET, SOURCE) else _of_data(wanted, model, device)
     labels_N = known_labels(images, model.classes)
     known_M = (labels_N != UNLABELLED).nonzero().flatten()
     if not len(known_M):
@@ -113,8 +113,16 @@ def _training_images(folder: Path, model: Model, wanted: str, device: torch.devi
     return images.subset(shuffle_M), labels_N[shuffle_M]
 
 
-def _of_run(folder: Path, which: str, device: torch.device) -> ImageSet:
-    """The training images of the run that a model is the winner of, loaded as the run did."""
+def images_of_run(folder: Path, which: str, device: torch.device) -> ImageSet:
+    """The training images of the run that a model is the winner of, loaded as the run did.
+
+    Args:
+        folder: RUN/best.
+        which: "target" or "source".
+
+    Raises:
+        InputError: it lies in no run, or the data are not what they were.
+    """
     place = folder.resolve()
     if place.name != "best" or not (place.parent / "config.yaml").is_file():
         do = "Name training images with --profile-data."

@@ -11,7 +11,7 @@ import torch
 from nasimb.adapt.adapter import BatchNormAdapter
 from nasimb.adapt.safety import Safety
 from nasimb.adapt.strategies import named
-from nasimb.export import Model, load
+from nasimb.export import Model, load, model_folder
 from nasimb.onsite.images import Order, Site, load_site
 from nasimb.onsite.profiles import Known, known_training
 from nasimb.onsite.records import Record, Recorder
@@ -79,7 +79,7 @@ def watch(
         InputError: the model, the images or the strategy are not fit for each other.
     """
     named(strategy)  # before anything takes time
-    folder = folder / "best" if (folder / "best").is_dir() else folder
+    folder = model_folder(folder)
     model = load(folder).to(device)
     site = load_site(data, model, order=order, seed=seed, device=device, skip_bad_images=skip_bad_images)
     known, safety = known_training(folder, model, profile_data, device=device), Safety()

@@ -231,8 +231,8 @@ class HeadWork:
         former = [trial for trial in within if trial.candidate in earlier]
         others = [trial for trial in baselines.values() if trial is not None]
         finalists = self._compare_finalists(within, others, former, keep_seconds)
-        found = {"winner": self._best(self._favourite([*finalists, *former]))}
-        found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
+        found = {"winner": self.best_of(self._favourite([*finalists, *former]))}
+        found |= {kind: self.best_of(trial) for kind, trial in baselines.items() if trial is not None}
         largest = baselines["largest"]
         return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
 
@@ -242,7 +242,7 @@ class HeadWork:
         A value of folds and one of leave-one-out do not compare: only those that had time stand for election.
         """
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
-        return max(tried, key=lambda trial: merit(self._best(trial)))
+        return max(tried, key=lambda trial: merit(self.best_of(trial)))
 
     def _compare_finalists(
         self, within: list[Trial], baselines: list[Trial], former: list[Trial],
@@ -310,9 +310,9 @@ class HeadWork:
         units = [self._done.get((candidate, repr(head)), []) for head in self.comparison.heads]
         return [choice for unit in units for choice in unit]
 
-    def _best(self, trial: Trial) -> Choice:
-        tried = self._tried(trial.candidate)
-        if tried:
+    def best_of(self, trial: Trial) -> Choice:
+        """The best head tried with its candidate; where none was, the one that ranked it."""
+        if tried := self._tried(trial.candidate):
             return max(tried, key=merit)
         head = next(head for head in self.scoring.heads if head.name == trial.head)
         return Choice.of_trial(trial, head, head.estimator if self.scoring.validation is None else "holdout")
