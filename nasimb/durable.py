@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nasimb.errors import DiskFullError
+from nasimb.errors import DiskFullError, InputError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What a full disk and a used up quota are called."""
+
+
+def check_writable(file: Path) -> None:
+    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
+    if not file.parent.is_dir() or (file.exists() and not file.is_file()):
+        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from nasimb.durable import check_writable as check_writable
 from nasimb.durable import replace_whole
 from nasimb.errors import InputError
 from nasimb.onsite.charts import Picture, picture_of
@@ -35,12 +36,6 @@ ABOUT = {
     "What the class mix explains goes by the predictions of the model as it is, which a large shift spoils. "
     "Weight: of this site in the statistics that would be used.",
 }
-
-
-def check_writable(file: Path) -> None:
-    """Raise InputError where the folder of a file to write is not there: hours later it would be too late."""
-    if not file.parent.is_dir() or (file.exists() and not file.is_file()):
-        raise InputError("a file to write must have a folder", got=file, do="Make the folder, or choose another.")
 
 
 def check_outputs(log: Path | None, picture: Path | None) -> None:
