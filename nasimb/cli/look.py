@@ -62,7 +62,8 @@ def report(
         ),
     ] = Format.terminal,
     page: Annotated[
-        Path | None, typer.Option("--html", help="Write one HTML page here that opens offline, on any screen and paper.")
+        Path | None,
+        typer.Option("--html", help="Write one HTML page here that opens offline, on any screen and paper."),
     ] = None,
     tables: Annotated[
         Path | None,

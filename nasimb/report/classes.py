@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
 
 from nasimb.metrics import Integers, measure, shot_groups
 from nasimb.report.tested import TestSplit
@@ -26,7 +28,7 @@ def class_table(split: TestSplit) -> pd.DataFrame:
         wrong = winner_N[(split.labels_N == k) & (winner_N != k)]
         taken = np.bincount(wrong, minlength=1)
         recall = recalls_K[k]
-        low, high = (None, None) if recall is None else wilson(recall, int(images_K[k]))
+        low, high = (None, None) if recall is None else wilson(int(images_K[k]) - len(wrong), int(images_K[k]))
         rows.append(
             {
                 "class": split.classes[k],
@@ -43,24 +45,21 @@ def class_table(split: TestSplit) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def wilson(share: float, images: int) -> tuple[float, float]:
-    """Ends of the 95 % interval of a share among so many images (Wilson 1927)."""
-    z2 = 1.959963984540054**2
-    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half = np.sqrt(z2 * (share * (1 - share) / images + z2 / (4 * images**2))) / (1 + z2 / images)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """Ends of the 95 % interval of a share (Wilson 1927)."""
+    ends = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def confusion(split: TestSplit) -> Integers:
     """Test images [K, K]: row the label, column what the winner said."""
-    size = len(split.classes)
-    flat = split.labels_N * size + split.predicted["winner"]
-    return np.bincount(flat, minlength=size * size).reshape(size, size)
+    every = range(len(split.classes))
+    return np.asarray(confusion_matrix(split.labels_N, split.predicted["winner"], labels=every), dtype=np.int64)
 
 
 def shown_classes(split: TestSplit) -> list[int]:
     """Indices for a matrix: all classes, largest first; of too many, those with the lowest recall, in that order."""
-    order = np.argsort(-split.training_K, kind="stable").tolist()
+    order: list[int] = np.argsort(-split.training_K, kind="stable").tolist()
     if len(order) <= MOST_SHOWN:
         return order
     recalls_K = measure(split.predicted["winner"], split.labels_N, split.training_K).recalls_K

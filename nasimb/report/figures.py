@@ -1,14 +1,14 @@
 """The figures of the page: values in, plotly figures out.
 
-Every text that comes from users passes `label`: plotly reads a kind of HTML in texts. Colours are those of Okabe and Ito,
-which colour-blind readers tell apart; what a colour says, a symbol or a text says too. Backgrounds are transparent and
-fonts have no colour: the page sets both, for light, dark and paper.
+Every text that comes from users passes `label`: plotly reads a kind of HTML in texts. Colours are those of Okabe and
+Ito, which colour-blind readers tell apart; what a colour says, a symbol or a text says too. Backgrounds are transparent
+and fonts have no colour: the page sets both, for light, dark and paper.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,18 @@ from nasimb.metrics import Integers
 from nasimb.report.future import Future
 from nasimb.report.steps import METRICS, Step, is_significant
 from nasimb.report.tables import NAMES, amount
-from nasimb.search.trial import Trial, pareto_set
+from nasimb.search.trial import Trial, best_first, pareto_set
 from nasimb.visible import visible
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a",
 )  # fmt: skip
-METRIC_WORDS = {"balanced_accuracy": "balanced accuracy", "many": "many-shot", "medium": "medium-shot", "few": "few-shot"}
+METRIC_WORDS = {
+    "balanced_accuracy": "balanced accuracy",
+    "many": "many-shot",
+    "medium": "medium-shot",
+    "few": "few-shot",
+}
 METRIC_COLOURS = {"balanced_accuracy": BLUE, "many": GREEN, "medium": ORANGE, "few": RED}
 METRIC_SYMBOLS = {"balanced_accuracy": "circle", "many": "square", "medium": "diamond", "few": "triangle-up"}
 GROUP_COLOURS = {"many": GREEN, "medium": ORANGE, "few": RED}
@@ -41,39 +46,43 @@ def label(text: object) -> str:
 
 
 def figure(title: str, x: str, y: str, **layout: Any) -> go.Figure:
-    """An empty figure with its title and the names of its axes."""
+    """An empty figure with the names of its axes; its title, in `layout.meta`, is for the page to print above it."""
     made = go.Figure()
     made.update_layout(
-        template="none", title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 15}}, margin={"t": 44, "r": 16},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}, height=420, hoverlabel={"align": "left"},
+        template="none", meta=title, margin={"t": 16, "r": 16}, paper_bgcolor="rgba(0,0,0,0)", height=420,
+        plot_bgcolor="rgba(0,0,0,0)", font={"family": "system-ui, sans-serif", "size": 13},
+        hoverlabel={"align": "left"},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
     )  # fmt: skip
     made.update_layout(**layout)
-    made.update_xaxes(title_text=x, automargin=True, zeroline=False)
-    made.update_yaxes(title_text=y, automargin=True, zeroline=False)
+    for update, text in ((made.update_xaxes, x), (made.update_yaxes, y)):
+        title_of_axis = {"text": text, "font": {"size": 13}, "standoff": 8}
+        update(title=title_of_axis, automargin=True, zeroline=False)
     return made
 
 
 def waterfall(begin: Mapping[str, float], found: Sequence[Step]) -> go.Figure:
     """Balanced accuracy from the plain largest subnet to the winner, a bar a step."""
     parts, metric = found[:-1], "balanced_accuracy"
-    gains = [100 * step.gains[metric].difference for step in parts]
-    texts = [_gain_text(step, metric) for step in found]
+    gained = [100 * step.gains[metric].difference for step in parts]
     base = 100 * begin[metric]
-    names = ["largest subnet,<br>plain head", *(f"+ {step.name}" for step in parts), "winner"]
-    values = [base, *gains, 0.0]
-    floor = _floor(min(base + total for total in [0.0, *np.cumsum(gains)]))
-    made = figure("What each step bought: balanced accuracy", "", "balanced accuracy (points)")
+    totals = base + np.cumsum([0.0, *gained])
+    floor, end = max(0.0, 5 * np.floor(totals.min() / 5) - 5), min(101.0, 5 * np.ceil(totals.max() / 5) + 1)
+    names = [f"largest subnet,<br>plain head<br>{base:.1f}"]
+    names += [f"+ {step.name}<br>{_gain_text(step, metric)}" for step in parts] + [f"winner<br>{totals[-1]:.1f}"]
+    made = figure(
+        "What each step bought: balanced accuracy", "balanced accuracy (points)", "", height=110 + 62 * len(names)
+    )
     made.add_trace(
         go.Waterfall(
-            x=names, y=[base - floor, *gains, 0.0], base=floor, measure=["absolute", *["relative"] * len(parts), "total"],
-            text=[f"{base:.1f}", *texts[:-1], f"{base + sum(gains):.1f}"], textposition="outside", cliponaxis=False,
+            y=names, x=[base - floor, *gained, 0.0], base=floor, orientation="h", showlegend=False,
+            measure=["absolute", *["relative"] * len(parts), "total"], hovertemplate="%{y}<extra></extra>",
             increasing={"marker": {"color": GREEN}}, decreasing={"marker": {"color": RED}},
-            totals={"marker": {"color": BLUE}}, connector={"line": {"color": GREY, "width": 1}}, showlegend=False,
-            customdata=values, hovertemplate="%{x}: %{text}<extra></extra>", constraintext="none",
+            totals={"marker": {"color": BLUE}}, connector={"line": {"color": GREY, "width": 1}},
         )
     )  # fmt: skip
-    made.update_yaxes(range=[floor, min(105.0, _ceiling(max(base + total for total in [0.0, *np.cumsum(gains)])) + 2)])
+    made.update_xaxes(range=[floor, end])
+    made.update_yaxes(autorange="reversed")
     return made
 
 
@@ -108,7 +117,7 @@ def cost_and_accuracy(trials: Sequence[Trial], result: Mapping[str, Any], cost: 
     """Every scored candidate by norm, the Pareto front, the tested models, held out against cost."""
     words = {"macs": "MACs of an image", "params": "parameters"}[cost]
     made = figure("Cost against held-out score; the legend shows and hides norms", f"{words} (log)", "score (points)")
-    scored = [trial for trial in trials if trial.score is not None and trial.state == "finished"]
+    scored = best_first(list(trials))
     front = pareto_set(scored, cost)
     shown = scored[:: max(1, -(-len(scored) // MOST_POINTS))]
     for place, norm in enumerate(sorted({_norm(trial) for trial in shown})):
@@ -121,22 +130,11 @@ def cost_and_accuracy(trials: Sequence[Trial], result: Mapping[str, Any], cost: 
             marker={"size": 10, "symbol": "circle-open"}, hovertemplate="%{text}<extra>Pareto front</extra>",
         )
     )  # fmt: skip
-    for role, entry in {"winner": result["winner"], **result["baselines"]}.items():
-        value = entry["validation"].get("balanced_accuracy")
-        if value is None:
-            continue
-        made.add_trace(
-            go.Scatter(
-                x=[entry["cost"][cost]], y=[100 * value], mode="markers", name=f"{NAMES.get(role, role)}, full head",
-                marker={"size": 15 if role == "winner" else 12, "symbol": "star" if role == "winner" else "hexagon-open",
-                        "color": RED, "line": {"width": 2}},
-                text=[f"{NAMES.get(role, role)}<br>{label(entry['name'])}<br>{100 * value:.1f} held out, "
-                      f"{100 * entry['test']['balanced_accuracy']:.1f} on the test split"],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )  # fmt: skip
-    made.update_xaxes(type="log", exponentformat="SI")
-    made.update_layout(height=520)
+    made.add_trace(_tested({"winner": result["winner"]}, cost, "winner, full head", {"size": 16, "symbol": "star"}))
+    baselines = {"size": 12, "symbol": "hexagon-open", "line": {"width": 2}}
+    made.add_trace(_tested(result["baselines"], cost, "baselines, full head", baselines))
+    _log_axis(made, [getattr(trial, cost) for trial in shown], amount)
+    made.update_layout(height=540)
     return made
 
 
@@ -163,8 +161,8 @@ def recall_by_count(table: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
-    made.update_xaxes(type="log")
-    made.update_yaxes(rangemode="tozero")
+    _log_axis(made, table["training_images"].tolist(), str)
+    made.update_yaxes(range=[0, 105])
     return made
 
 
@@ -177,10 +175,10 @@ def confusion_matrix(images_KK: Integers, names: Sequence[str]) -> go.Figure:
     made.add_trace(
         go.Heatmap(
             z=(100 * images_KK / totals_K1).round(1).tolist(), colorscale="Cividis", zmin=0, zmax=100,
-            colorbar={"title": {"text": "% of row"}, "thickness": 12}, customdata=images_KK.tolist(),
-            text=[[f"{row} taken for {column}" for column in texts] for row in texts],
-            hovertemplate="%{text}: %{customdata} images (%{z} %)<extra></extra>",
-            **({"texttemplate": "%{customdata}"} if len(names) <= 15 else {}),
+            colorbar={"title": {"text": "% of row"}, "thickness": 12}, text=images_KK.tolist(),
+            customdata=[[f"{row} taken for {column}" for column in texts] for row in texts],
+            hovertemplate="%{customdata}: %{text} images (%{z} %)<extra></extra>",
+            **({"texttemplate": "%{text}"} if len(names) <= 15 else {}),
         )
     )  # fmt: skip
     made.update_xaxes(**ticks, tickangle=-45 if max(map(len, names)) > 2 else 0)
@@ -199,7 +197,9 @@ def best_so_far(found: Future) -> go.Figure:
         )
     )  # fmt: skip
     best = {"color": BLUE, "width": 3, "shape": "hv"}
-    made.add_trace(go.Scatter(x=found.seconds_T.tolist(), y=(100 * found.best_T).tolist(), name="best so far", line=best))
+    made.add_trace(
+        go.Scatter(x=found.seconds_T.tolist(), y=(100 * found.best_T).tolist(), name="best so far", line=best)
+    )
     if len(found.seconds_M):
         ends = found.seconds_M.tolist()
         band = (100 * np.concatenate([found.high_M, found.low_M[::-1]])).tolist()
@@ -224,7 +224,8 @@ def spend_bars(by_phase: Mapping[str, float], limit_seconds: float | None) -> go
     made = figure("Where the budget went", "seconds", "", height=120 + 38 * len(rows))
     made.add_trace(
         go.Bar(
-            x=list(rows.values()), y=list(rows), orientation="h", text=[f"{seconds:.1f} s" for seconds in rows.values()],
+            x=list(rows.values()), y=list(rows), orientation="h",
+            text=[f"{seconds:.1f} s" for seconds in rows.values()],
             marker={"color": [GREY if name == "left over" else BLUE for name in rows]}, showlegend=False,
             hovertemplate="%{y}: %{text}<extra></extra>", textposition="auto",
         )
@@ -235,7 +236,9 @@ def spend_bars(by_phase: Mapping[str, float], limit_seconds: float | None) -> go
 
 def importance_bars(table: pd.DataFrame) -> go.Figure:
     """Shares of the score's variance by choice."""
-    made = figure("Which choices the score depended on (fANOVA)", "share of the variance", "", height=140 + 26 * len(table))
+    made = figure(
+        "Which choices the score depended on (fANOVA)", "share of the variance", "", height=140 + 26 * len(table)
+    )
     shares = (100 * table["importance"]).tolist()
     made.add_trace(
         go.Bar(
@@ -310,10 +313,24 @@ def _short(name: str) -> str:
     return label(name if len(name) <= 18 else f"{name[:17]}…")
 
 
-def _floor(value: float) -> float:
-    """Where the axis begins: bars of 90 and 91 look alike from zero."""
-    return max(0.0, 5 * np.floor(value / 5) - 5)
+def _tested(entries: Mapping[str, Mapping[str, Any]], cost: str, name: str, marker: Mapping[str, Any]) -> go.Scatter:
+    """Models that went to the test, where they were held out."""
+    known = {role: one for role, one in entries.items() if one["validation"].get("balanced_accuracy") is not None}
+    return go.Scatter(
+        x=[one["cost"][cost] for one in known.values()],
+        y=[100 * one["validation"]["balanced_accuracy"] for one in known.values()],
+        mode="markers", name=name, marker={"color": RED, **marker}, hovertemplate="%{text}<extra></extra>",
+        text=[
+            f"{NAMES.get(role, role)}<br>{label(one['name'])}<br>"
+            f"{100 * one['validation']['balanced_accuracy']:.1f} held out, {100 * one['test']['balanced_accuracy']:.1f} on the test split"
+            for role, one in known.items()
+        ],
+    )  # fmt: skip
 
 
-def _ceiling(value: float) -> float:
-    return float(5 * np.ceil(value / 5))
+def _log_axis(made: go.Figure, values: Sequence[float], text: Callable[[int], str]) -> None:
+    """A logarithmic x axis with ticks at 1, 2 and 5; plotly's own leave out the powers of ten."""
+    known = [value for value in values if value > 0] or [1]
+    low, high = int(np.floor(np.log10(min(known)))), int(np.ceil(np.log10(max(known))))
+    ticks = [digit * 10**power for power in range(low, high + 1) for digit in (1, 2, 5)]
+    made.update_xaxes(type="log", tickvals=ticks, ticktext=[text(tick) for tick in ticks])

@@ -53,10 +53,11 @@ def write_tables(found: Sequence[Findings], folder: Path) -> list[Path]:
 
 def as_json(found: Sequence[Findings], tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """{"schema", "runs": [result.json of each], "tables": {name: [row]}, "missing"}; NaN is null."""
+    rows = {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
     return {
         "schema": SCHEMA,
         "runs": [{"name": one.name, **one.run.finished_result()} for one in found],
-        "tables": {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()},
+        "tables": rows,
         "missing": {one.name: one.missing for one in found if one.missing},
     }  # fmt: skip
 

@@ -39,6 +39,7 @@ def _study(
     distributions: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(values) for name, values in varied.items()
     }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study" is no news
     study = optuna.create_study(direction="maximize")
     study.add_trials(
         [
@@ -55,8 +56,9 @@ def _choices(trial: Trial) -> dict[str, int | str]:
     """A candidate as single choices: "width 2" is that of the second stage."""
     subnet = trial.candidate.subnet
     found: dict[str, int | str] = {"resolution": subnet.resolution, "taps": subnet.taps}
-    for name, values in (
-        ("depth", subnet.depths), ("width", subnet.widths), ("kernel", subnet.kernel_sizes), ("norm", subnet.norms),
-    ):  # fmt: skip
+    stages: dict[str, tuple[int, ...] | tuple[str, ...]] = {
+        "depth": subnet.depths, "width": subnet.widths, "kernel": subnet.kernel_sizes, "norm": subnet.norms,
+    }  # fmt: skip
+    for name, values in stages.items():
         found |= {f"{name} {stage}": value for stage, value in enumerate(values, start=1)}
     return {**found, "calibration": trial.candidate.calibration}

@@ -109,9 +109,9 @@ def _of_run(one: Findings) -> Mapping[str, pd.DataFrame]:
     }
     if one.split is not None:
         tables |= {"classes": class_table(one.split), "confusion": _confusion(one.split)}
-    for table in tables.values():
-        table.insert(0, "run", one.name)
-    return tables
+    return {
+        name: pd.concat([pd.Series(one.name, table.index, name="run"), table], axis=1) for name, table in tables.items()
+    }
 
 
 def _trials(trials: Sequence[Trial]) -> pd.DataFrame:

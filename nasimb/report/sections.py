@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from nasimb.report.future import sentence
 from nasimb.report.numbers import Findings, norm_table
 from nasimb.report.steps import is_significant, start
 from nasimb.report.tables import amount, calibrations, models, pareto
-from nasimb.search.trial import failure_counts
+from nasimb.search.trial import best_first, failure_counts
 
 MOST_CLASS_ROWS = 200
 
@@ -63,7 +63,7 @@ class Section:
     tables: tuple[tuple[str, pd.DataFrame], ...] = ()
     drawing: Drawing | None = None
     examples: tuple[Mapping[str, Any], ...] = ()
-    preformatted: tuple[tuple[str, str], ...] = field(default=())
+    preformatted: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def answer(one: Findings) -> str:
@@ -73,11 +73,11 @@ def answer(one: Findings) -> str:
     gained = ""
     if one.steps:
         gain = one.steps[-1].gains["balanced_accuracy"]
-        verdict = "" if is_significant(gain) else ", which is not significant"
-        words = "more" if gain.difference >= 0 else "fewer"
-        gained = (
-            f", {abs(100 * gain.difference):.1f} points {words} than the largest subnet with a plain head{verdict}"
-        )
+        points, verdict = 100 * gain.difference, "" if is_significant(gain) else ", which is not significant"
+        gained = ", as many as the largest subnet with a plain head"
+        if abs(points) >= 0.05:
+            words = "more" if points > 0 else "fewer"
+            gained = f", {abs(points):.1f} points {words} than the largest subnet with a plain head{verdict}"
     few = "" if test["few"] is None else f" ({_percent(test['few'])} of the rare ones, few-shot)"
     return (
         f"The network found recognises {_percent(test['balanced_accuracy'])} of the test images, classes counted "
@@ -91,18 +91,20 @@ def tiles(one: Findings) -> tuple[Tile, ...]:
     result = one.run.finished_result()
     winner, spent = result["winner"], result["spend"]
     test, cost = winner["test"], winner["cost"]
-    rarest = next((group for group in ("few", "medium", "many") if test[group] is not None), "balanced_accuracy")
+    rarest = next(group for group in ("few", "medium", "many") if test[group] is not None)
     note = "" if rarest == "few" else "; no few-shot classes"
     latency = cost["latency_seconds"]
     timed = "latency not measured" if latency is None else f"{1000 * latency:.2f} ms an image, measured"
-    limit = spent["limit_seconds"]
+    limit, seconds = spent["limit_seconds"], spent["spent_seconds"]
+    allowed = f"of {spent['limit']}"
+    if limit is not None:
+        allowed += f", {seconds / limit:.0%}" if seconds <= limit else f", {seconds - limit:.0f} s too many"
     return (
         Tile("Balanced accuracy", _percent(test["balanced_accuracy"]), _interval(test, "balanced_accuracy")),
-        Tile(f"{figures.METRIC_WORDS[rarest]} recall".capitalize(), _percent(test[rarest]), _interval(test, rarest) + note),
+        Tile(f"{rarest.capitalize()}-shot recall", _percent(test[rarest]), _interval(test, rarest) + note),
         Tile("Cost", f"{amount(cost['macs'])} MACs", f"{amount(cost['params'])} params, {timed}"),
         Tile(
-            "Spent", f"{spent['spent_seconds']:.0f} s", f"of {spent['limit']}" + ("" if limit is None else f" ({limit:.0f} s)"),
-            None if limit is None else min(1.0, spent["spent_seconds"] / limit),
+            "Spent", f"{seconds:.0f} s", allowed, None if limit is None else min(1.0, seconds / limit),
         ),
     )  # fmt: skip
 
@@ -119,10 +121,12 @@ def bought(one: Findings) -> Section:
         lines = tuple(one.missing) if one.split is None else (why,)
         return Section("bought", "What each step bought", about, lines, tables=(("Winner and baselines", table),))
     lines = tuple(
-        f"{step.name.capitalize()}: {_told(step.gains['balanced_accuracy'])}."
-        + (f" {step.note}" if step.note else "")
+        f"{step.name.capitalize()}: {_told(step.gains['balanced_accuracy'])}." + (f" {step.note}" if step.note else "")
         for step in one.steps
     )
+    begin = start(one.split)
+    end = begin["balanced_accuracy"] + one.steps[-1].gains["balanced_accuracy"].difference
+    alt = f"From {100 * begin['balanced_accuracy']:.1f} to {100 * end:.1f} points, a bar a step."
     shown = pd.DataFrame(
         [
             {"step": step.name, **{figures.METRIC_WORDS[name]: _told(gain) for name, gain in step.gains.items()}}
@@ -132,8 +136,8 @@ def bought(one: Findings) -> Section:
     return Section(
         "bought", "What each step bought", about, lines,
         (
-            Figure("waterfall", figures.waterfall(start(one.split), one.steps), " ".join(lines), shown),
-            Figure("gains", figures.gains(one.steps), "Gains by step and shot group, with intervals.", shown, shut=False),
+            Figure("waterfall", figures.waterfall(begin, one.steps), alt, shown),
+            Figure("gains", figures.gains(one.steps), "Gains by step and shot group.", shown, shut=False),
         ),
         (("Winner and baselines (test split)", table),),
     )  # fmt: skip
@@ -148,7 +152,8 @@ def costs(one: Findings) -> Section:
     scored = one.run.trials_within_limits()
     table = pareto(one.run)
     plot = figures.cost_and_accuracy(scored, one.run.finished_result(), one.cost)
-    alt = f"{len(scored):,} candidates, of which the table lists those that no other beats in both score and cost."
+    count = len(best_first(scored))
+    alt = f"{count:,} candidates, of which the table lists those that no other beats in both score and cost."
     return Section("costs", "Cost against accuracy", about, (), (Figure("costs", plot, alt, table),))
 
 
@@ -199,7 +204,9 @@ def budget(one: Findings) -> Section:
         )
     lines.append(sentence(one.future))
     seconds = pd.DataFrame({"phase": list(spent["by_phase"]), "seconds": list(spent["by_phase"].values())})
-    plots = [Figure("spend", figures.spend_bars(spent["by_phase"], spent["limit_seconds"]), "Seconds by phase.", seconds)]
+    plots = [
+        Figure("spend", figures.spend_bars(spent["by_phase"], spent["limit_seconds"]), "Seconds by phase.", seconds)
+    ]
     if len(one.future.score_T):
         ends = pd.DataFrame({"seconds": one.future.seconds_T, "best so far": one.future.best_T})
         rises = ends[ends["best so far"].diff().fillna(1) > 0]
@@ -215,11 +222,15 @@ def chosen(one: Findings) -> Section:
     """The architecture and what it depended on."""
     winner = one.run.finished_result()["winner"]
     classes = None if one.split is None else len(one.split.classes)
-    tables = [("Norms by stage, over all scored candidates", norm_table(one.run.trials))]
+    norms = norm_table(one.run.trials)
+    for name in ("mean_score", "best_score"):
+        norms[name] = [f"{100 * score:.1f}" for score in norms[name]]
+    tables = [("Norms by stage, over all scored candidates (points, held out)", norms.rename(columns=_spaced))]
     ablation = calibrations(one.run)
     if not ablation.empty:
         tables.append(("Calibration of the winner's subnet (held out)", ablation))
-    plots, lines = (), [f"{winner['name']}, calibration {winner['calibration']}, head {winner['head']}."]
+    plots: tuple[Figure, ...] = ()
+    lines = [f"{winner['name']}, calibration {winner['calibration']}, head {winner['head']}."]
     if one.why_no_importances:
         lines.append(one.why_no_importances)
     else:
@@ -255,7 +266,10 @@ def receipt(one: Findings) -> Section:
     return Section(
         "receipt", "Receipt", "What was run, on what, with what.", tuple(f"Note: {note}" for note in result["notes"]),
         tables=(("Provenance and ledger", table),),
-        preformatted=(("Command", command or "not kept"), ("Configuration", config), ("Subnet", json.dumps(result["winner"]["subnet"]))),
+        preformatted=(
+            ("Command", (command or "not kept",)), ("Configuration", tuple(config.splitlines())),
+            ("Subnet", (json.dumps(result["winner"]["subnet"]),)),
+        ),
     )  # fmt: skip
 
 
@@ -272,7 +286,7 @@ def _examples(
                 {
                     "png": image["png"],
                     "name": image["image"],
-                    "words": f"{classes[image['predicted']]}, {100 * image['probability']:.0f} % sure",
+                    "words": f"{classes[image['predicted']]} (softmax {image['probability']:.2f})",
                 }
                 for image in one["images"]
             ],
