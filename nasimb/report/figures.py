@@ -322,7 +322,8 @@ def _tested(entries: Mapping[str, Mapping[str, Any]], cost: str, name: str, mark
         mode="markers", name=name, marker={"color": RED, **marker}, hovertemplate="%{text}<extra></extra>",
         text=[
             f"{NAMES.get(role, role)}<br>{label(one['name'])}<br>"
-            f"{100 * one['validation']['balanced_accuracy']:.1f} held out, {100 * one['test']['balanced_accuracy']:.1f} on the test split"
+            f"{100 * one['validation']['balanced_accuracy']:.1f} held out, "
+            f"{100 * one['test']['balanced_accuracy']:.1f} on the test split"
             for role, one in known.items()
         ],
     )  # fmt: skip

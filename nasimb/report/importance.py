@@ -56,7 +56,7 @@ def _choices(trial: Trial) -> dict[str, int | str]:
     """A candidate as single choices: "width 2" is that of the second stage."""
     subnet = trial.candidate.subnet
     found: dict[str, int | str] = {"resolution": subnet.resolution, "taps": subnet.taps}
-    stages: dict[str, tuple[int, ...] | tuple[str, ...]] = {
+    stages: dict[str, Sequence[int | str]] = {
         "depth": subnet.depths, "width": subnet.widths, "kernel": subnet.kernel_sizes, "norm": subnet.norms,
     }  # fmt: skip
     for name, values in stages.items():
