@@ -50,6 +50,11 @@ class Choice:
         return cls(candidate=candidate, **values)
 
     @classmethod
+    def not_held_out(cls, candidate: Candidate, head: Named, setting: float) -> Choice:
+        """A head that was compared with nothing, since there was no time."""
+        return cls(candidate, head, setting, float("-inf"), None, dict.fromkeys(SHOWN), "not held out", 0.0)
+
+    @classmethod
     def of_trial(cls, trial: Trial, head: ClosedFormSpec, estimator: str) -> Choice:
         """The closed-form head that a trial was ranked by, `head`, at the setting and tau that did best."""
         assert trial.head == head.name

@@ -52,3 +52,10 @@ def distinct(values: Iterable[T]) -> list[T]:
         if value not in found:
             found.append(value)
     return found
+
+
+def head_name(head: Named) -> str:
+    """Of a head with its post-hoc correction, without its options."""
+    if isinstance(head, str):
+        return head
+    return str(head["name"]) + (f" + {head['posthoc']}" if "posthoc" in head else "")

@@ -19,11 +19,12 @@ from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, unseen
 from nasimb.heads.logistic import Progress
 from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
+from nasimb.phases import normalised
 from nasimb.phases.admission import comparisons_not_started
-from nasimb.phases.choice import SHOWN, Choice, merit, shown
+from nasimb.phases.choice import Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
-from nasimb.phases.comparison import distinct
+from nasimb.phases.comparison import distinct, head_name
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
 from nasimb.phases.headcosts import HeadCosts, LastPhase, most_for_finalists, most_for_largest
@@ -201,6 +202,8 @@ class HeadWork:
     def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
 
+        And largest_normalised, where the winner's norms or calibration are others and there was time to compare heads.
+
         Args:
             earlier: winners before the run was extended; they stand for election again, whatever was found since.
 
@@ -217,11 +220,14 @@ class HeadWork:
             )
         baselines = {kind: scored_as(kind, trials, ranked) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
-        former = [trial for trial in within if trial.candidate in earlier]
-        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former)
-        found = {"winner": self._best(self._favourite([*finalists, *former]))}
+        former, largest = [trial for trial in within if trial.candidate in earlier], baselines["largest"]
+        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former, largest)
+        winner = self._favourite([*finalists, *former])
+        found = {"winner": self._best(winner)}
+        other = normalised.normalised(largest, winner.candidate, self.scoring.cost_of)
+        if other is not None and self._tried(other.candidate):
+            baselines[normalised.ROLE] = other
         found |= {kind: self._best(trial) for kind, trial in baselines.items() if trial is not None}
-        largest = baselines["largest"]
         return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
 
     def _favourite(self, finalists: Sequence[Trial]) -> Trial:
@@ -232,11 +238,14 @@ class HeadWork:
         tried = [trial for trial in finalists if self._tried(trial.candidate)] or finalists[:1]
         return max(tried, key=lambda trial: merit(self._best(trial)))
 
-    def _compare_finalists(self, within: list[Trial], baselines: list[Trial], former: list[Trial]) -> list[Trial]:
+    def _compare_finalists(
+        self, within: list[Trial], baselines: list[Trial], former: list[Trial], largest: Trial | None
+    ) -> list[Trial]:
         """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones.
 
         Args:
             former: stand for election besides.
+            largest: is compared with the norms of the favourite too.
         """
 
         def kept_seconds(*trial: Trial) -> float:
@@ -250,6 +259,12 @@ class HeadWork:
         heads = self.comparison.heads
         for number, trial in enumerate(order):
             self._try(trial.candidate, heads, number / len(order), keep_seconds=kept_seconds(trial))
+        favourite = self._favourite([*finalists, *former])
+        other = normalised.normalised(largest, favourite.candidate, self.scoring.cost_of)
+        if other is not None:
+            last = self._last_phase([favourite, other], [*baselines, other])
+            self._try(other.candidate, heads, 1.0, keep_seconds=self.evaluate_seconds(last))
+            baselines += [other] if self._tried(other.candidate) else []
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
@@ -305,20 +320,9 @@ class HeadWork:
         unit = self._done.get((largest.candidate, repr(PLAIN)))
         if unit is not None:
             return unit[0]
-        penalties = sorted(self._penalties)
-        metrics = dict.fromkeys(SHOWN)
-        return Choice(
-            largest.candidate, PLAIN, penalties[len(penalties) // 2], float("-inf"), None, metrics, "not held out", 0.0
-        )
+        return Choice.not_held_out(largest.candidate, PLAIN, sorted(self._penalties)[len(self._penalties) // 2])
 
-    def _try(
-        self,
-        candidate: Candidate,
-        heads: Sequence[Named],
-        done: float,
-        *,
-        keep_seconds: float,
-    ) -> bool:
+    def _try(self, candidate: Candidate, heads: Sequence[Named], done: float, *, keep_seconds: float) -> bool:
         """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.
 
         `keep_seconds` are kept from it, for what comes after.
@@ -338,13 +342,13 @@ class HeadWork:
                 features = features or self._features(candidate)
                 choices = self._compare(candidate, head, *features)
             except FAILURES as error:
-                self.session.watcher.say(f"{_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
+                self.session.watcher.say(f"{head_name(head)} on {candidate.subnet} failed: {Problem.of(error).reason}")
                 continue
             self._keep(candidate, repr(head), choices)
             line = {"unit": head, "choices": [choice.to_line() for choice in choices]}
             self.session.run.append_line(FILE, line)
             best = max(choices, key=merit)
-            self._progress, self._detail = done, f"{_name(best.head)} {best.value:.3f} on {candidate.subnet}"
+            self._progress, self._detail = done, f"{head_name(best.head)} {best.value:.3f} on {candidate.subnet}"
             self.session.tick(PHASE, self._progress, self._detail)
         return everything
 
@@ -383,7 +387,7 @@ class HeadWork:
         best: dict[str, tuple[float, HeldOut, Metrics]] = {}
         for one in found:
             metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
-            value, kind = objective_value(metrics, scoring.objective), _name(one.head)
+            value, kind = objective_value(metrics, scoring.objective), head_name(one.head)
             if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
                 best[kind] = value, one, metrics
         seconds = self.session.clock() - start
@@ -391,10 +395,3 @@ class HeadWork:
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
             for value, one, metrics in best.values()
         ]
-
-
-def _name(head: Named) -> str:
-    """Of a head with its post-hoc correction, without its options."""
-    if isinstance(head, str):
-        return head
-    return str(head["name"]) + (f" + {head['posthoc']}" if "posthoc" in head else "")
