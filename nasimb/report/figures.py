@@ -213,7 +213,7 @@ def best_so_far(found: Future) -> go.Figure:
         made.add_trace(go.Scatter(x=ends, y=(100 * found.middle_M).tolist(), name="expected", line=middle))
     low = float(np.quantile(found.score_T, 0.1))
     top = max([float(found.best_T[-1]), *found.high_M.tolist()])
-    made.update_yaxes(range=[100 * low - 1, 100 * top + 1])
+    made.update_yaxes(range=[100 * low - 1, min(100.5, 100 * top + 1)])
     return made
 
 
