@@ -197,9 +197,10 @@ def best_so_far(found: Future) -> go.Figure:
         )
     )  # fmt: skip
     best = {"color": BLUE, "width": 3, "shape": "hv"}
-    made.add_trace(
-        go.Scatter(x=found.seconds_T.tolist(), y=(100 * found.best_T).tolist(), name="best so far", line=best)
-    )
+    # Trials that failed last took time too: the line goes on to where the band begins.
+    until, last = found.seconds_M[:1].tolist(), (100 * found.best_T[-1:]).tolist()
+    reached = [*(100 * found.best_T).tolist(), *(last if until else [])]
+    made.add_trace(go.Scatter(x=[*found.seconds_T.tolist(), *until], y=reached, name="best so far", line=best))
     if len(found.seconds_M):
         ends = found.seconds_M.tolist()
         band = (100 * np.concatenate([found.high_M, found.low_M[::-1]])).tolist()

@@ -10,7 +10,7 @@ import pytest
 
 from nasimb.report import Run, figures
 from nasimb.report.classes import class_table, confusion
-from nasimb.report.future import future
+from nasimb.report.future import Future, extrapolate, future
 from nasimb.report.steps import start, steps
 from nasimb.search.trial import best_first, pareto_set
 from report.made_split import made_result, made_split
@@ -70,6 +70,18 @@ def test_bars_say_what_was_spent_and_what_is_left() -> None:
     assert dict(zip(bars.y, bars.x, strict=True)) == {"search": 6.0, "evaluate": 1.0, "left over": 3.0}
     (bars,) = figures.spend_bars({"search": 6.0}, None).data
     assert list(bars.y) == ["search"]
+
+
+def test_the_band_begins_where_the_best_so_far_ends() -> None:
+    scores_T = np.random.default_rng(0).beta(20, 5, 100)
+    more_M, (low_M, middle_M, high_M), _ = extrapolate(scores_T)
+    best_T = np.maximum.accumulate(scores_T)
+    found = Future(np.arange(100.0), scores_T, best_T, 99 + more_M, low_M, middle_M, high_M, "")
+    traces = {trace.name: trace for trace in figures.best_so_far(found).data}
+    assert set(traces) == {"candidates", "best so far", "80 % band", "expected"}
+    assert traces["best so far"].x[-1] == traces["80 % band"].x[0] == traces["expected"].x[0]
+    assert traces["best so far"].y[-1] == pytest.approx(100 * scores_T.max())
+    assert max(traces["80 % band"].y) == pytest.approx(100 * high_M[-1])
 
 
 def test_the_best_so_far_and_importances(finished_run: Path) -> None:
