@@ -84,7 +84,7 @@ def report(
         return
     from nasimb.durable import check_writable
     from nasimb.report.files import check_folder, write_tables
-    from nasimb.report.numbers import findings
+    from nasimb.report.findings import findings
     from nasimb.report.page import write_page
 
     if page is not None:

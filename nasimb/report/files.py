@@ -12,7 +12,7 @@ import pandas as pd
 
 from nasimb.durable import replace_whole
 from nasimb.errors import InputError
-from nasimb.report.numbers import Findings, number_tables
+from nasimb.report.findings import Findings, number_tables
 from nasimb.report.show import markdown_table
 from nasimb.visible import visible
 

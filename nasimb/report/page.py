@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from nasimb.durable import replace_whole
 from nasimb.report import sections
 from nasimb.report.figures import side_by_side
-from nasimb.report.numbers import Findings
+from nasimb.report.findings import Findings
 from nasimb.report.sections import Figure, Section
 from nasimb.report.tables import comparison
 from nasimb.visible import visible

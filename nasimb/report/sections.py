@@ -16,8 +16,8 @@ from nasimb.metrics import Difference
 from nasimb.report import figures
 from nasimb.report.classes import class_table, confusion, shown_classes
 from nasimb.report.drawing import Drawing, drawing
+from nasimb.report.findings import Findings, norm_table
 from nasimb.report.future import sentence
-from nasimb.report.numbers import Findings, norm_table
 from nasimb.report.steps import is_significant, start
 from nasimb.report.tables import amount, calibrations, models, pareto
 from nasimb.search.trial import best_first, failure_counts

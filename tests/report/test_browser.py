@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nasimb.report.numbers import findings
+from nasimb.report.findings import findings
 from nasimb.report.page import write_page
 from report.evil_run import NAMES, evil_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from nasimb.errors import InputError
 from nasimb.report.files import check_folder, write_tables
-from nasimb.report.numbers import findings, number_tables
+from nasimb.report.findings import findings, number_tables
 from report.evil_run import NAMES, evil_run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nasimb.report.numbers import findings
+from nasimb.report.findings import findings
 from nasimb.report.page import page
 from report.evil_run import NAMES, NOTE, evil_run
 
