@@ -11,7 +11,7 @@ import torch
 
 from nasimb.config import RunConfig
 from nasimb.data import parse_dataset
-from nasimb.data.base import LoadRequest
+from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.splits import split_images
 from nasimb.data.task import Task, load_task
 from nasimb.errors import InputError, ResumeError
@@ -29,7 +29,7 @@ from nasimb.session import Session
 from nasimb.space import SearchSpace
 from nasimb.supernet import build_supernet
 from nasimb.supernet.base import images_at_a_time
-from nasimb.supernet.calibrate import make_calibrations, source_images
+from nasimb.supernet.calibrate import check_target, make_calibrations, source_images
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.precision import Precision
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks
@@ -84,6 +84,9 @@ def load_ground(config: RunConfig, device: torch.device) -> Ground:
             got="validation leave-one-out with the target as source",
             do="Use --validation holdout, or give a --source of other images.",
         )
+    check_target(
+        config.calibrations, lambda: _judged(config, task)[0], seed=config.seed, limit=config.calibration_images
+    )
     return Ground(task, space, device, ready)
 
 
@@ -273,10 +276,7 @@ def make_comparison(config: RunConfig) -> Comparison:
 def bare_scoring(config: RunConfig, ground: Ground, supernet: Any) -> Scoring:
     """`make_scoring` without screening, in float32, and with nothing to calibrate with."""
     task = ground.task
-    fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
-    if config.validation == "holdout" and validation is None:
-        # Copies of held-out images are left out of what is fitted.
-        fitted, validation, _ = split_images(task.target, config.validation_fraction, config.seed)
+    fitted, validation = _judged(config, task)
     return Scoring(
         supernet=supernet,
         fitted=fitted,
@@ -289,6 +289,15 @@ def bare_scoring(config: RunConfig, ground: Ground, supernet: Any) -> Scoring:
         device=ground.device,
         memory_mib=config.memory_mib,
     )
+
+
+def _judged(config: RunConfig, task: Task) -> tuple[ImageSet, ImageSet | None]:
+    """What heads are fitted to and candidates calibrated on, and what is held out of it to rank them."""
+    fitted, validation = (task.source, task.validation) if task.source_is_target else (task.target, None)
+    if config.validation == "holdout" and validation is None:
+        # Copies of held-out images are left out of what is fitted.
+        fitted, validation, _ = split_images(task.target, config.validation_fraction, config.seed)
+    return fitted, validation
 
 
 def _request(config: RunConfig, space: SearchSpace, ready: Frozen | None, device: torch.device) -> LoadRequest:

@@ -177,6 +177,8 @@ class RunConfig(Spec):
         for name in names:
             if name not in CALIBRATIONS:
                 raise unknown_name("a calibration", name, CALIBRATIONS)
+        if len(set(names)) < len(names):  # or the search would draw it more often than others
+            raise ValueError("each calibration may be given once")
         return names
 
     @model_validator(mode="after")

@@ -90,23 +90,24 @@ def watching(
 
     Ctrl-C, SIGTERM, and SIGUSR1, by which SLURM warns before it takes a job's nodes away (sbatch --signal=B:USR1@60).
 
-    The second signal is not held back.
+    The second signal of the same number is not held back.
 
     Args:
         alone: whether nobody else ends this process. torchrun does: it sends SIGTERM as soon as another has ended, and
             kills who takes too long, so there every signal is held back for good: the last word and the exit code
             are this process's own.
         speaking: whether this process is the one that shows progress.
-        raising: whether the second signal raises KeyboardInterrupt, whichever it is; else only Ctrl-C does, and the
-            others end the process at once, before it can write anything.
+        raising: whether the second signal raises KeyboardInterrupt, whichever it and the first are; else only a second
+            Ctrl-C does, and the others end the process at once, before it can write anything.
     """
     received = [0]
 
     def note(number: int, frame: object) -> None:
+        if raising and received[0]:
+            raise KeyboardInterrupt
         received[0] = number
-        if alone:
-            raises = raising or number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if raises else signal.SIG_DFL)
+        if alone and not raising:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in STOPPING}
     try:

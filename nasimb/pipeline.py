@@ -19,7 +19,7 @@ from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, just_extended, settle
 from nasimb.ledger import Ledger
-from nasimb.phases.ablation import compare_calibrations
+from nasimb.phases.ablation import calibrations_keep, compare_calibrations
 from nasimb.phases.evaluate import evaluate_models
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.prepare import choose_device
@@ -104,9 +104,10 @@ def _find(
         )
     earlier = earlier_results(run)
     with spending("head"):
-        choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier])
+        keep = calibrations_keep(session, scoring, heads, trials)
+        choices = heads.choose(trials, question.limits, [_winner_of(result) for result in earlier], keep)
     with spending("search"):
-        calibrations = compare_calibrations(session, scoring, heads, choices["winner"].candidate, trials)
+        calibrations = compare_calibrations(session, scoring, heads, choices, trials)
     with spending("evaluate"):
         provenance = _provenance(session, config, ground)
         models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)

@@ -8,6 +8,7 @@ RUN/probe.json        seconds of the units of work, measured before a run with a
 RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledger)
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
+RUN/calibrations.jsonl  one row a calibration that the winner's subnet was scored under besides the search
 RUN/study.journal     Optuna's journal
 RUN/exchange.json     name of the run in the storage where its processes meet
 RUN/work.journal      that storage, where no other is named
@@ -67,6 +68,7 @@ RESTORE = {
     "trials.csv": "Restore it; or cut it off before that row and delete study.journal, and what is missing is scored "
     "again.",
     "heads.jsonl": "Restore it; or delete that line, and its heads are compared again.",
+    "calibrations.jsonl": "Restore it; or delete that line, and its calibration is scored again.",
 }
 OTHERWISE = "Restore it, or start a new run with --run."
 """What to do with a damaged file."""
@@ -294,7 +296,7 @@ class RunDir:
         locked = [file for file in self.path.rglob("*") if file.is_file() and not os.access(file, os.W_OK)]
         if locked:
             raise ResumeError("files of a run must be writable", got=locked[0], do="Change its permissions.")
-        for name in ("trials.csv", "heads.jsonl"):
+        for name in ("trials.csv", "heads.jsonl", "calibrations.jsonl"):
             file = self.path / name
             data = file.read_bytes() if file.exists() else b""
             if not data.endswith(b"\n") and data:

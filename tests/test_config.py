@@ -140,6 +140,7 @@ def test_a_run_on_the_folder_one_stands_in_has_its_name(tmp_path: Path, monkeypa
         ({}, ["seed.deep=3"], "seed"),
         ({"sampler": "tpee"}, [], "Did you mean 'tpe'"),
         ({"calibrations": ["source", "x"]}, [], "calibration"),
+        ({"calibrations": ["source", "mixed", "source"]}, [], "Each calibration may be given once"),
         ({"objective": "few,latency"}, [], "macs, params"),
         ({"test_fraction": 1.0}, [], "test_fraction"),
         ({"data": {"name": "digits", "digts": [1, 2]}}, [], "Did you mean 'digits'"),

@@ -9,7 +9,7 @@ import signal
 import pytest
 from rich.console import Console
 
-from nasimb.display import Display, clock_time, sentence, undisturbed, watching
+from nasimb.display import STOPPING, Display, clock_time, sentence, undisturbed, watching
 from nasimb.progress import Progress, Silent
 
 
@@ -120,24 +120,28 @@ def test_under_torchrun_every_signal_is_held_back_and_one_process_speaks(capsys:
             signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_where_it_is_to_raise_the_second_signal_does_and_what_is_written_last_is_not_disturbed(number: int) -> None:
+@pytest.mark.parametrize("first", STOPPING)
+@pytest.mark.parametrize("second", STOPPING)
+def test_where_it_is_to_raise_the_second_signal_does_and_what_is_written_last_is_not_disturbed(
+    first: signal.Signals, second: signal.Signals
+) -> None:
     written = []
 
     def work() -> None:
         with watching(speaking=False, raising=True) as (_, stop):
-            os.kill(os.getpid(), number)
-            assert stop() == number
+            os.kill(os.getpid(), first)
+            assert stop() == first
             try:
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), second)
                 written.append("what came after")
             finally:
                 with undisturbed():
-                    os.kill(os.getpid(), number)
+                    os.kill(os.getpid(), second)
                     written.append("the last word")
+                assert stop() == first, "the exit code is that of the signal that was obeyed"
 
-    before = signal.getsignal(number)
+    before = [signal.getsignal(number) for number in STOPPING]
     with pytest.raises(KeyboardInterrupt):
         work()
     assert written == ["the last word"]
-    assert signal.getsignal(number) == before
+    assert [signal.getsignal(number) for number in STOPPING] == before

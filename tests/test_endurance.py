@@ -1,26 +1,23 @@
 """The digits run, stopped at random moments of every phase, again and again: it ends, within its budget, whole.
 
-Processes are real and so are the signals. They are forked from one that has imported torch already, or most of the
-test would be imports. `NASIMB_STOPS=8` stops less often, for a quick look.
+Processes are real and so are the signals. `NASIMB_STOPS=8` stops less often, for a quick look.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from forked import Forked, wait_until_imported
 
 import nasimb
 from nasimb.display import LABELS
@@ -30,26 +27,19 @@ from nasimb.ledger import clock_seconds, read_account
 pytestmark = pytest.mark.slow
 
 STOPS = int(os.environ.get("NASIMB_STOPS", "40"))
-STOPS_A_RUN, BUDGET_SECONDS = 8, 45
-PHASES = {"prepare": 0.05, "supernet": 5.0, "head": 1.0, "search": 3.0, "head again": 2.0, "evaluate": 0.8}
+STOPS_A_RUN, BUDGET_SECONDS = 14, 30
+SPACE = """\
+backbone: resnet
+stem_width: 8
+resolutions: [8, 10]
+stages:
+  - {depths: [1, 2], widths: [8, 12, 16], kernel_sizes: [3, 5], norms: [bn, nbn], stride: 1}
+  - {depths: [1, 2], widths: [16, 24, 32], kernel_sizes: [3, 5], norms: [bn, nbn], stride: 2}
+taps: [1, 2]
+"""
+PHASES = {"prepare": 0.05, "supernet": 2.0, "head": 0.5, "search": 1.0, "head again": 0.3, "evaluate": 0.3}
 """In the order of a run, each with the seconds in it within which it is stopped; heads are fitted twice."""
 ALWAYS = ("prepare", "supernet", "search", "head again", "evaluate")
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["nasimb.pipeline", "nasimb.report.show"])
-
-
-def command(words: Sequence[str], errors: Path) -> None:
-    """In a process of its own: the `nasimb` command."""
-    import torch
-
-    from nasimb.cli.main import main
-
-    torch.set_num_threads(1)
-    file = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.argv = ["nasimb", *words]
-    main()
 
 
 def spent(run: Path) -> float:
@@ -71,15 +61,15 @@ class Stopped(NamedTuple):
 class Said:
     """What the processes of a run say of their phase, each line as it comes."""
 
-    def __init__(self, errors: Path) -> None:
-        self._errors, self._searched = errors, False
+    def __init__(self) -> None:
+        self._searched = False
 
-    def phase(self, since: int) -> str | None:
-        """The phase that was named last after so many bytes."""
-        if not self._errors.exists():
+    def phase(self, errors: Path) -> str | None:
+        """The phase that a process named last."""
+        if not errors.exists():
             return None
         found = None
-        for line in self._errors.read_bytes()[since:].decode(errors="replace").splitlines():
+        for line in errors.read_bytes().decode(errors="replace").splitlines():
             found = next((phase for phase, label in LABELS.items() if line.startswith(label)), found)
             self._searched |= found == "search"
         return "head again" if found == "head" and self._searched else found
@@ -87,40 +77,40 @@ class Said:
 
 def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[Stopped]:
     """One run, stopped in phase after phase; asserts what must hold after each stop and in the end."""
-    draw, run, errors = random.Random(seed), folder / "run", folder / "errors"
+    draw, run = random.Random(seed), folder / "run"
     folder.mkdir()
-    said, order = Said(errors), list(PHASES)
+    space = folder / "space.yaml"
+    space.write_text(SPACE)
+    said, order = Said(), list(PHASES)
     asked = sorted([*ALWAYS, *draw.choices(order, k=stops)][:stops], key=order.index)
     words = ["search", "--budget", f"{BUDGET_SECONDS}s", "--seed", str(seed), "--run", str(run), "--device", "cpu"]
+    words += ["--space", str(space), "--set", "heads.folds=3", "--set", "heads.finalists=[balanced_softmax, gda]"]
     seen: list[Stopped] = []
     while not (run / "result.json").exists():
         before, rows_before = spent(run), rows_of(run)
-        since = errors.stat().st_size if errors.exists() else 0
         start = time.monotonic()
-        process = CONTEXT.Process(target=command, args=(words, errors))
-        process.start()
+        process = Forked(folder, *words)
         phase = None
-        while asked and process.exitcode is None:
-            phase = said.phase(since)
+        while asked and process.poll() is None:
+            phase = said.phase(process.errors)
             if phase is not None and order.index(phase) >= order.index(asked[0]):
                 process.join(draw.uniform(0.0, PHASES[asked[0]]))
                 break
             process.join(0.01)
-        if process.exitcode is None and asked:
+        if process.poll() is None and asked:
             asked.pop(0)
-            phase = said.phase(since)
+            phase = said.phase(process.errors)
             at = time.monotonic()
-            assert process.pid is not None
-            os.kill(process.pid, number)
+            process.send_signal(number)
             process.join(30)
             unaccounted = at - start - (spent(run) - before)
-            if process.exitcode == 0:  # it was through before the signal came: no stop
-                assert (run / "result.json").exists(), errors.read_text()[-2000:]
+            if process.poll() == 0:  # it was through before the signal came: no stop
+                assert (run / "result.json").exists(), process.errors.read_text()[-2000:]
             else:
-                seen.append(Stopped(str(phase), unaccounted, time.monotonic() - at, process.exitcode))
+                seen.append(Stopped(str(phase), unaccounted, time.monotonic() - at, process.poll()))
         else:
             process.join(120)
-            assert process.exitcode == 0, errors.read_text()[-2000:]
+            assert process.poll() == 0, process.errors.read_text()[-2000:]
         rows = rows_of(run)
         assert [row["number"] for row in rows] == [str(position) for position in range(len(rows))]
         # Promotion may fill a row in; which candidate it is about never changes.
@@ -133,7 +123,7 @@ def endure(folder: Path, seed: int, number: signal.Signals, stops: int) -> list[
     scored = [row for row in rows_of(run) if row["state"] in ("finished", "screened")]
     names = ("resolution", "depths", "widths", "kernel_sizes", "norms", "taps")
     assert max(Counter(tuple(row[name] for name in names) for row in scored).values()) == 1
-    assert "Traceback" not in errors.read_text()
+    assert not [file for file in folder.glob("said-*/errors") if "Traceback" in file.read_text()]
     return seen
 
 
@@ -149,9 +139,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 @pytest.mark.timeout(1200)
 def test_a_run_stopped_again_and_again_ends_within_its_budget(tmp_path: Path, number: signal.Signals) -> None:
     runs = -(-STOPS // STOPS_A_RUN)
-    first = CONTEXT.Process(target=os.getpid)  # until the others' imports are there
-    first.start()
-    first.join()
+    wait_until_imported()
     with ThreadPoolExecutor(2) as pool:
         futures = [
             pool.submit(endure, tmp_path / str(seed), seed, number, min(STOPS_A_RUN, STOPS)) for seed in range(runs)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from test_kill import ROOT, comparable
+from forked import Forked, wait_until_imported
+from test_kill import comparable
 from test_pipeline import essence, rows
 
 from nasimb.export import load
@@ -25,20 +23,17 @@ pytestmark = pytest.mark.slow
 ADDED = ("--budget", "+20trials")
 
 
-def started(run: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-m", "nasimb", "extend", str(run), *words]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(folder: Path, run: Path) -> Forked:
+    return Forked(folder, "extend", run, *ADDED)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> tuple[Path, float]:
     """The extended run, and how long that took from the first line of the command to its last."""
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("undisturbed") / "run")
+    wait_until_imported()
     start = time.monotonic()
-    process = started(run, *ADDED)
+    process = started(run.parent, run)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return run, time.monotonic() - start
@@ -52,7 +47,7 @@ def test_after_sigkills_the_same_command_ends_with_what_was_asked_for(
     run, rng = shutil.copytree(finished_run, tmp_path / "run"), random.Random(seed)
     shown = 0
     for _ in range(3):
-        process = started(run, *ADDED)
+        process = started(run.parent, run)
         time.sleep(rng.uniform(0, 1.1 * seconds))
         process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
@@ -62,7 +57,7 @@ def test_after_sigkills_the_same_command_ends_with_what_was_asked_for(
             break
     if not shown:
         # With the words or without: as long as an extension is under way they are the same.
-        process = started(run, *ADDED)
+        process = started(run.parent, run)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     result = json.loads((run / "result.json").read_text())

@@ -104,7 +104,7 @@ def test_the_curve_is_that_of_one_process(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import two_ranks
 
-    code, _, errors = ended(start([*TORCHRUN, str(SCRIPT), str(tmp_path), "long"]))
+    code, _, errors = ended(start([*TORCHRUN, str(SCRIPT), str(tmp_path)]))
     assert code == 0, errors
     first, last = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, options in {"common statistics": {}, "own statistics": {"accumulation": 2}}.items():

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from forked import Forked
 from postgres import PASSWORD, Postgres
 from tiny_run import ASSIGNED, DATA
 
@@ -30,19 +31,17 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def start(run: Path, *words: str, budget: str, **environment: str) -> subprocess.Popen[str]:
-    """`python -m nasimb search` on the digits, with a super-network that is hardly trained."""
+def start(run: Path, *words: str, budget: str, **environment: str) -> Forked:
+    """`nasimb search` on the digits, with a super-network that is hardly trained."""
     config = run.parent / "config.yaml"
     config.write_text(json.dumps({"data": {**DATA, "target_per_class": 60}, "budget": budget, "device": "cpu"}))
-    more = [*ASSIGNED, "imbalance_factor=2"]
-    command = [sys.executable, "-m", "nasimb", "search", "--config", str(config), "--run", str(run)]
-    command += [word for text in [*more, "calibration_images=120"] for word in ("--set", text)] + list(words)
-    return subprocess.Popen(
-        command, cwd=ROOT, env={**ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    more = [*ASSIGNED, "imbalance_factor=2", "calibration_images=120"]
+    assigned = [word for text in more for word in ("--set", text)]
+    options = ("--config", config, "--run", run, *assigned, *words)
+    return Forked(run.parent, "search", *options, OMP_NUM_THREADS="1", **environment)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers_of(process: Forked) -> list[psutil.Process]:
     try:
         return [child for child in psutil.Process(process.pid).children() if is_alive(child)]
     except psutil.NoSuchProcess:
@@ -56,7 +55,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def at_work(run: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
+def at_work(run: Path, process: Forked) -> list[psutil.Process]:
     """Workers that have answered: a test that kills nothing but beginners would say little."""
     names = " ".join({row["worker"] for row in rows_of(run)})
     return [child for child in workers_of(process) if f"-{child.pid}-" in names]
@@ -88,7 +87,7 @@ def check_exact(run: Path, trials: int) -> list[dict[str, str]]:
     return scored
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[str, str]:
+def finished(process: Forked, seconds: float = 240) -> tuple[str, str]:
     out, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
@@ -232,7 +231,7 @@ def test_a_polite_signal_ends_search_and_workers_within_seconds(tmp_path: Path, 
     assert not [worker for worker in workers if is_alive(worker)]
 
 
-def wait_for(reached: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(reached: Callable[[], Any], process: Forked, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nasimb.adapt.distinct import Distinct
 from nasimb.adapt.evidence import class_shares, entropy, excess_divergence, information, serial_dependence
+from nasimb.adapt.looks import LOOK, only, some
 from nasimb.adapt.passes import Passes, check_images
 from nasimb.adapt.pixels import pixels_with
 from nasimb.adapt.profile import ClassProfile, check_classes, check_profile, unexplained_shift
@@ -30,10 +31,6 @@ SETTLED, SPARSE = 512, 64
 
 JUDGED, JUDGED_SETTLED = 32, 192
 """New images after which the evidence is weighed again, and that once the strategy is settled."""
-
-LOOK = 64
-"""Images of a look at a healthy adaptation, and of a batch that brings a settled one up to date: of a batch of twice as
-many or more, some are left out."""
 
 PIXEL_IMAGES = 2048
 """Images whose pixels the newest ones are compared with: those from the start, so that no slow drift is averaged in."""
@@ -124,7 +121,8 @@ class BatchNormAdapter:
     @property
     def newest(self) -> Entry | None:
         """The entry of the newest batch, without a copy of the others."""
-        return self._log[-1] if self._log else None
+        log = self._log  # another thread may reset it
+        return log[-1] if log else None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -166,7 +164,7 @@ class BatchNormAdapter:
     # One batch -----------------------------------------------------------------------------------------------------
 
     def _step(self, images: Tensor, state: State) -> tuple[Tensor, State, Entry]:
-        images = images.to(self._passes.device)
+        images = images.detach().to(self._passes.device)
         number, state = state.batches, replace(state, batches=state.batches + 1)
         if not self._strategy.adapts:
             self._use({})
@@ -184,24 +182,26 @@ class BatchNormAdapter:
     def _watched(self, images: Tensor, state: State, number: int, safety: Safety) -> tuple[Tensor, State, Entry]:
         looks = not self._rests(state, safety)
         logits_source = None
-        some = slice(None, None, _every(images) if state.adapting else 1)
+        some_B = some(images, state.batches)
+        beside_B = some_B if state.adapting else None
         if looks:
             if state.rested:  # what was seen before the rest is no neighbour of what comes now
                 state = new_look(state)
-            logits_source, state = self._unadapted(images[some], state)
+            logits_source, state = self._unadapted(only(images, beside_B), state)
         else:
             state = replace(state, rested=state.rested + len(images))
         logits, after = self._adapted(images, state, fully=looks)
         check_classes(self.profile, logits.shape[1])
         after = remember(after, logits, logits_source, safety.window)
         if logits_source is not None:
-            flipped = int((logits[some].argmax(1) != logits_source.argmax(1)).sum())
+            flipped = int((only(logits, beside_B).argmax(1) != logits_source.argmax(1)).sum())
             after = replace(after, flipped=after.flipped + flipped)
         if after.moments is not state.moments:
             after = replace(after, shift=self._shift(after))
-        judged = JUDGED_SETTLED if state.adapting and state.measured >= SETTLED else JUDGED
+        settled = state.adapting and state.measured >= SETTLED
+        judged = min(JUDGED_SETTLED, safety.window) if settled else JUDGED
         if looks or after.unjudged > judged - max(JUDGED, len(images)):  # only those that will be judged next
-            after = replace(after, newest_pixels=pixels_with(after.newest_pixels, images[:: _every(images)]))
+            after = replace(after, newest_pixels=pixels_with(after.newest_pixels, only(images, some_B)))
         if state.adapting and not looks and after.unjudged < judged:
             entry = Entry(number, len(images), True, Reason.STEADY, Evidence(0), after.weight)
             return logits, after, entry
@@ -237,7 +237,7 @@ class BatchNormAdapter:
         of_source = dict(state.of_source)
 
         def seen(name: str, x_BCHW: Tensor) -> None:
-            of_source[name] = pooled(of_source.get(name), sampled(_only(x_BCHW, keep_B)))
+            of_source[name] = pooled(of_source.get(name), sampled(only(x_BCHW, keep_B)))
 
         logits = self._passes.run(images, seen if self.profile and len(fresh) else None)
         return logits, replace(state, of_source=of_source, looked=state.looked + len(images), rested=0)
@@ -252,17 +252,19 @@ class BatchNormAdapter:
         if settled and not fully and state.unmeasured < (SPARSE - 1) * len(images):
             self._use(state.moments)
             return self._passes.run(images), replace(state, unmeasured=state.unmeasured + len(images))
-        every = _every(images) if settled else 1
-        fresh = self._distinct.fresh(images[::every], state.since) if self._strategy.learns else None
+        some_B = some(images, state.batches) if settled else None
+        fresh = self._distinct.fresh(only(images, some_B), state.since) if self._strategy.learns else None
         if fresh is not None and not len(fresh.positions):
             self._use(state.moments)
             return self._passes.run(images), replace(state, unmeasured=0)
-        keep_B = None if fresh is None or len(fresh.positions) == len(images) else fresh.positions * every
+        keep_B = None
+        if fresh is not None and len(fresh.positions) < len(images):
+            keep_B = fresh.positions if some_B is None else some_B[fresh.positions]
         known, moments, weights = dict(state.known), dict(state.moments), dict(state.weights)
         of_look = dict(state.of_look)
 
         def seen(name: str, x_BCHW: Tensor) -> Moments:
-            x_BCHW = _only(x_BCHW, keep_B)
+            x_BCHW = only(x_BCHW, keep_B)
             source = self._passes.layers[name].source_beside(x_BCHW)
             found = self._strategy.estimate(source, x_BCHW, known.get(name), self._correct(name, state))
             if fully and state.adapting:
@@ -373,18 +375,10 @@ class BatchNormAdapter:
     def _use(self, moments: Mapping[str, Moments]) -> None:
         if moments is self._written:
             return
+        self._written = None  # should writing fail half-way
         self._passes.write_source()
         self._passes.write(moments)
         self._written = moments
-
-
-def _every(images: Tensor) -> int:
-    """So that one image in so many makes a look."""
-    return max(1, len(images) // LOOK)
-
-
-def _only(x_BCHW: Tensor, keep_B: Tensor | None) -> Tensor:
-    return x_BCHW if keep_B is None else x_BCHW[keep_B]
 
 
 def _begun_anew(batches: int, *, suspected: bool) -> State:

@@ -23,7 +23,7 @@ from nasimb.adapt.tails import (
     two_sided_p_value,
 )
 from nasimb.errors import InputError
-from nasimb.nn.mixing import Sampled, effective_n, mixing_weight
+from nasimb.nn.mixing import EPSILON, Sampled, effective_n, mixing_weight
 from nasimb.nn.moments import Moments
 
 SMALL_SAMPLE = 30
@@ -87,8 +87,9 @@ def layer_table(
 ) -> pd.DataFrame:
     """A row a layer, in the order of `seen`.
 
-    Shifts are counted from the training images of the profile, in their standard deviations; without one from the
-    moments that the norm holds. Columns:
+    Shifts are counted from the training images of the profile, without one from the moments that the norm holds, in
+    standard deviations of a channel there or in what was seen, the larger: one that was dead in training must not
+    decide for all that live. Columns:
 
     - `layer`, `channels`, `images` (behind the means seen), `effective_n` (independent values that would give the
       mean as exactly, median over channels);
@@ -116,8 +117,12 @@ def layer_table(
     for name, sample in seen.items():
         layer = None if profile is None else profile.layers[name]
         usual = source[name] if layer is None or profile is None else layer.moments(profile.shares_K)
-        scale_C = usual.var_C.double().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
-        shift_C = (sample.moments.mean_C.double() - usual.mean_C.double()) / scale_C
+        usual_C, now_C = usual.var_C.double(), sample.moments.var_C.double()
+        scale_C = (torch.maximum(usual_C, now_C) + EPSILON).sqrt()
+        difference_C = sample.moments.mean_C.double() - usual.mean_C.double()
+        shift_C = difference_C / scale_C
+        # Noise by the profile is that of images like those of training, whose variance is that of training.
+        unit_C = scale_C if layer is None else (usual_C + EPSILON).sqrt()
         weight = (weights or {}).get(name)
         noise = _noise(sample, layer, source_images)
         rows.append(
@@ -129,7 +134,7 @@ def layer_table(
                 "effective_n": float(effective_n(sample).nanmedian()),
                 "images": sample.images,
                 "skewness": float("nan") if layer is None else _skewness(layer),
-                **_noise_columns(_array(shift_C) * _array(scale_C), _array(scale_C), noise),
+                **_noise_columns(_array(difference_C), _array(unit_C), noise),
                 "explained": _explained(shift_C, scale_C, usual, layer, shares_K),
             }
         )
@@ -170,7 +175,8 @@ def _noise(sample: Sampled, layer: LayerProfile | None, source_images: float | N
     return _Noise((one_C / images) ** 0.5, rho, images, tail)
 
 
-def _noise_columns(difference_C: Floats, scale_C: Floats, noise: _Noise) -> dict[str, object]:
+def _noise_columns(difference_C: Floats, unit_C: Floats, noise: _Noise) -> dict[str, object]:
+    """The limit is told in `unit_C`."""
     variance_C = noise.deviation_C**2
     kept_C = variance_C > DEAD * variance_C.max(initial=0.0)
     if not kept_C.any():
@@ -180,7 +186,7 @@ def _noise_columns(difference_C: Floats, scale_C: Floats, noise: _Noise) -> dict
     beyond = (1 - LEVEL) / 2
     rho3_X, rho4_X = noise.rho.rho3[kept_C], noise.rho.rho4[kept_C]
     ends_X = [np.abs(cornish_fisher_quantile(alpha, rho3_X, rho4_X, order=2)) for alpha in (beyond, 1 - beyond)]
-    limit_X = np.maximum(*ends_X) * noise.deviation_C[kept_C] / scale_C[kept_C]
+    limit_X = np.maximum(*ends_X) * noise.deviation_C[kept_C] / unit_C[kept_C]
     return {"p_value": p_value, "tail": noise.tail, "limit": float(np.median(limit_X))}
 
 

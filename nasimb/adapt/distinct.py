@@ -60,6 +60,6 @@ def _checksums(images_BCHW: Tensor) -> list[int]:
     factors_X = torch.randint(-(2**62), 2**62, (bits_BX.shape[1],), generator=generator) * 2 + 1
     factors_X = factors_X.to(bits_BX.device)
     # In parts: products take 8 bytes a pixel.
-    parts = torch.split(bits_BX, max(1, PRODUCTS_A_PART // bits_BX.shape[1]))
+    parts = torch.split(bits_BX, max(1, PRODUCTS_A_PART // max(1, bits_BX.shape[1])))
     sums_B: list[int] = torch.cat([(part.long() * factors_X).sum(1) for part in parts]).tolist()
     return sums_B

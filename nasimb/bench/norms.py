@@ -24,7 +24,7 @@ import yaml
 
 from nasimb.assemble import Ground, load_ground
 from nasimb.bench.base import Conditions, Figure, Skipped, made_with, spread
-from nasimb.bench.paired import paired
+from nasimb.bench.paired import holm, paired
 from nasimb.bench.process import run_command
 from nasimb.bench.provenance import identity
 from nasimb.bench.rows import Rows
@@ -116,30 +116,50 @@ def norms_frozen(conditions: Conditions) -> Iterator[Figure]:
 def figures(rows: Rows, prefix: str, columns: Sequence[str], said: str) -> Iterator[Figure]:
     """Of every column that has numbers: the mean of batch norm, and every other arm's paired difference from it.
 
+    Verdicts are corrected for the number of these differences that chance can be judged of (`holm`); intervals and
+    "p_value" are of each by itself.
+
     Raises:
         Skipped: no seed has batch norm and another arm.
     """
     seeds = rows.texts("seed", arm=BASELINE)
     if not any(set(seeds) & set(rows.texts("seed", arm=arm)) for arm in ARMS if arm != BASELINE):
         raise Skipped("No seed has both batch norm and another norm.")
-    for column in columns:
-        if np.isnan(rows.numbers(column)).any():
-            continue  # a group without classes
-        base = {seed: 100 * rows.numbers(column, arm=BASELINE, seed=seed)[0] for seed in seeds}
-        found = spread(list(base.values()))
+    shown = [column for column in columns if not np.isnan(rows.numbers(column)).any()]  # a group may have no classes
+    points = {column: {arm: _points(rows, column, arm) for arm in ARMS} for column in shown}
+    both = {arm: [seed for seed in rows.texts("seed", arm=arm) if seed in seeds] for arm in ARMS}
+    compared = [(column, arm) for column in shown for arm in ARMS if arm != BASELINE and both[arm]]
+    ours = {(column, arm): [points[column][arm][seed] for seed in both[arm]] for column, arm in compared}
+    theirs = {(column, arm): [points[column][BASELINE][seed] for seed in both[arm]] for column, arm in compared}
+    p_values = holm([paired(ours[one], theirs[one]).p_value for one in compared])
+    corrected, judged = dict(zip(compared, p_values, strict=True)), int((~np.isnan(p_values)).sum())
+    for column in shown:
+        base = list(points[column][BASELINE].values())
+        found = spread(base)
         yield Figure(
-            f"{prefix}_{column}_{BASELINE}", float(np.mean(list(base.values()))),
-            f"test {column} of {BASELINE}; {said}", unit="points",
-            low=found.low, high=found.high, repetitions=len(base),
+            f"{prefix}_{column}_{BASELINE}", float(np.mean(base)), f"test {column} of {BASELINE}; {said}",
+            unit="points", low=found.low, high=found.high, repetitions=len(base),
         )  # fmt: skip
-        for arm in ARMS:
-            both = [seed for seed in rows.texts("seed", arm=arm) if seed in base]
-            if arm != BASELINE and both:
-                ours = [100 * rows.numbers(column, arm=arm, seed=seed)[0] for seed in both]
-                yield _difference(prefix, column, arm, ours, [base[seed] for seed in both], said)
+        for one in compared:
+            if one[0] == column:
+                yield _difference(prefix, *one, ours[one], theirs[one], corrected[one], judged, said)
 
 
-def _difference(prefix: str, column: str, arm: str, ours: Sequence[float], base: Sequence[float], said: str) -> Figure:
+def _points(rows: Rows, column: str, arm: str) -> dict[str, float]:
+    """By seed."""
+    numbers = rows.numbers(column, arm=arm)
+    return dict(zip(rows.texts("seed", arm=arm), (100 * value for value in numbers), strict=True))
+
+
+def _difference(
+    prefix: str, column: str, arm: str, ours: Sequence[float], base: Sequence[float], corrected: float,
+    comparisons: int, said: str,
+) -> Figure:  # fmt: skip
+    """One arm minus batch norm.
+
+    Args:
+        corrected: its p value, for the number of `comparisons`; NaN where it was none of them.
+    """
     found, quartiles = paired(ours, base), spread([a - b for a, b in zip(ours, base, strict=True)])
     return Figure(
         f"{prefix}_{column}_{arm}_minus_{BASELINE}", found.mean,
@@ -147,7 +167,8 @@ def _difference(prefix: str, column: str, arm: str, ours: Sequence[float], base:
         low=quartiles.low, high=quartiles.high, repetitions=found.pairs,
         detail={
             "arm_points": float(np.mean(ours)), "deviation_points": found.deviation, "low95_points": found.low,
-            "high95_points": found.high, "p_value": found.p_value, "verdict": found.sentence(arm, BASELINE),
+            "high95_points": found.high, "p_value": found.p_value, "p_value_holm": corrected,
+            "comparisons": comparisons, "verdict": found.sentence(arm, BASELINE, corrected),
         },
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -93,13 +94,13 @@ def monitor(
                 records.append(record)
                 tell(line(record), *alarms)
             tell(*closing_lines(records, watched.site, watched.notes))
-    except KeyboardInterrupt:  # by the second signal
-        raise typer.Exit(128 + stop()) from None
+        if picture is not None:
+            tell(f"picture: {picture}")
+    except KeyboardInterrupt:  # by the second signal, or by Ctrl-C before or after it was watched for
+        raise typer.Exit(128 + (stop() or signal.SIGINT)) from None
     except BrokenPipeError:
         tell_nobody()
         raise typer.Exit(128 + stop() if stop() else NOBODY_READS) from None
-    if picture is not None:
-        tell(f"picture: {picture}")
     if stop():
         raise typer.Exit(128 + stop())
     if fail_on_alarm and any(record.alarms for record in records):

@@ -77,11 +77,11 @@ Draws = Annotated[
     ),
 ]
 Calibration = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="What sets BN statistics: images of the source (default), target-natural, target-balanced, or mixed of "
         "both, layer by layer; and what others' habits cost: inherit (the largest subnet's), reset (none), update "
-        "(running averages). Several joined by commas are searched, and compared in the report.",
+        "(running averages). Several, joined by commas or one an option, are searched, and compared in the report.",
         rich_help_panel=HOW,
     ),
 ]
@@ -157,7 +157,7 @@ def configuration(
         "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
         "imbalance_factor": imbalance_factor, "profile": profile, "budget": budget, "space": space,
         "objective": objective, "max_macs": max_macs, "max_params": max_params, "sampler": sampler,
-        "calibrations": None if calibration is None else calibration.split(","), "validation": validation,
+        "calibrations": None if calibration is None else ",".join(calibration).split(","), "validation": validation,
         "seed": seed, "device": device, "skip_bad_images": skip_bad_images, "download": download,
     }  # fmt: skip
     more = [] if sampling is None else [f"training.sampling={sampling.value}"]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nasimb.errors import InputError
-from nasimb.nn.mixing import Sampled, fading, mixed, mixing_weight, sampled_images, squares_around, variance_weight
+from nasimb.nn.mixing import Sampled, mixed, mixing_weight, repeated, sampled_images, squares_around, variance_weight
 from nasimb.nn.moments import Moments, merged, moments
 
 MOMENTUM = 0.1
@@ -151,13 +151,14 @@ class Mixed(Estimator):
                 got=worth,
                 do="Raise calibration_images, or use another calibration.",
             )
-        return fading(sampled_images(torch.cat(self._means_BC), torch.cat(self._squares_BC), self._centre_C), worth)
+        return repeated(sampled_images(torch.cat(self._means_BC), torch.cat(self._squares_BC), self._centre_C), worth)
 
 
 class Running(Estimator):
     """What training in batches leaves in a batch norm that starts from the source: every part of the target is a batch.
 
-    It normalises with its own moments, which enter the running ones with a share of `momentum`.
+    It normalises with its own moments, which enter the running ones with a share of `momentum`, whatever its size: all
+    are to be of one size (see `nasimb.supernet.calibrate.whole_batches`).
 
     Args:
         source_images: how many of the images, the first, are of the source.

@@ -126,6 +126,19 @@ def fading(sample: Sampled, most: int) -> Sampled:
     )  # fmt: skip
 
 
+def repeated(sample: Sampled, worth: int) -> Sampled:
+    """The same moments, of images some of which are copies, so that all are worth `worth` distinct ones (2 at least).
+
+    With shares w of distinct images, worth = 1 / sum w^2 (Kish 1965): their mean has the variance v / worth, and mean
+    squares around it come to v (1 - 1 / worth) on average, so that v / worth is estimated by these / (worth - 1).
+    """
+    more = (sample.images - 1) / (worth - 1)
+    return replace(
+        sample, mean_variance_C=sample.mean_variance_C * more, var_variance_C=sample.var_variance_C * more,
+        images=worth,
+    )  # fmt: skip
+
+
 def effective_n(sample: Sampled) -> Tensor:
     """How many independent values would give each channel's mean as exactly: their variance / that of the mean.
 

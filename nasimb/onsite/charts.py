@@ -75,11 +75,13 @@ def picture_of(records: Sequence[Record], classes: tuple[str, ...], title: str) 
 
 
 def _shifts(groups: list[Sequence[Record]], x_T: Floats, top: float, classes: tuple[str, ...]) -> Panel:
-    shift_T = np.array([max(record.shift for record in group) for group in groups])
+    shift_T = np.array([np.max([record.shift for record in group]) for group in groups])
     known = [[record.noise for record in group if record.noise is not None] for group in groups]
     noise_T = np.array([np.mean(noises) if noises else 0.0 for noises in known])
     adapted_T = np.array([any(record.adapted for record in group) for group in groups])
-    most = _round_above(float(max(shift_T.max(), noise_T.max())))
+    most = _round_above(np.concatenate([shift_T, noise_T]))
+    # No number is as far as can be; what else is told of the stream is drawn all the same.
+    shift_T, noise_T = (np.nan_to_num(values_T, nan=most, posinf=most) for values_T in (shift_T, noise_T))
     y_T = _down(shift_T, most, top)
     shapes = [
         Shape("line", _line(x_T, y_T), INK),
@@ -167,8 +169,9 @@ def _area(x_T: Floats, above_T: Floats, below_T: Floats) -> str:
     return f"{_line(x_T, above_T)} {_line(x_T[::-1], below_T[::-1])}"
 
 
-def _round_above(value: float) -> float:
-    """The next larger figure that ticks show exactly, halved too."""
+def _round_above(values_X: Floats) -> float:
+    """The next figure above all that are finite (1 if none is) that ticks show exactly, halved too."""
+    value = max(values_X[np.isfinite(values_X)].tolist(), default=1.0)
     unit = 10.0 ** math.floor(math.log10(max(value, 1e-6)))
     return unit * min(step for step in (1, 2, 3, 4, 6, 8, 10) if step * unit > value)
 

@@ -20,7 +20,7 @@ from nasimb.adapt.evidence import excess_divergence, serial_dependence
 from nasimb.adapt.profile import ClassProfile
 from nasimb.adapt.safety import Reason, Safety
 from nasimb.metrics import shot_groups
-from nasimb.nn.mixing import Sampled
+from nasimb.nn.mixing import EPSILON, Sampled
 from nasimb.nn.moments import Moments
 from nasimb.onsite.images import UNLABELLED, Site
 from nasimb.onsite.stream import Seen
@@ -47,9 +47,9 @@ class Record:
 
     Attributes:
         batch, images: its number from 0, and how many it has.
-        shift: of the layer that is furthest from training, root mean square over channels in standard deviations, as
-            the unadapted model sees the batch; layer: its name; noise: what a batch of this size would show by chance,
-            None for a single image without a profile.
+        shift: of the layer that is furthest from training, root mean square over channels in standard deviations (of
+            training or of the batch, the larger), as the unadapted model sees the batch; layer: its name; noise: what
+            a batch of this size would show by chance, None for a single image without a profile.
         adapted, reason, weight, rolled_back: see `nasimb.adapt.Entry`.
         flips: share of images that are given another class than by the model as it is.
         mix_K: mean prediction.
@@ -153,23 +153,28 @@ class Recorder:
         found = {}
         for name, sample in seen.layers.items():
             usual = self.usual[name]
-            scale_C = usual.var_C.cpu().clamp(min=torch.finfo(torch.float32).tiny)
-            square = ((sample.moments.mean_C.cpu() - usual.mean_C.cpu()) ** 2 / scale_C).mean()
-            noise_C = self._noise_variance(name, sample)
-            noise = None if noise_C is None else float((noise_C / scale_C).mean()) ** 0.5
-            found[name] = (float(square) ** 0.5, noise)
+            usual_C, now_C = usual.var_C.cpu().double(), sample.moments.var_C.cpu().double()
+            # The larger of both: a channel that was dead in training must not decide for all that live.
+            scale_C = torch.maximum(usual_C, now_C) + EPSILON
+            square_C = (sample.moments.mean_C.cpu().double() - usual.mean_C.cpu().double()) ** 2 / scale_C
+            found[name] = (float(square_C.mean()) ** 0.5, self._noise(name, sample, usual_C + EPSILON, scale_C))
         name = max(found, key=lambda name: found[name][0])
         return name, *found[name]
 
-    def _noise_variance(self, name: str, sample: Sampled) -> Tensor | None:
-        """noise_C: of the means of so many images less those of training, where nothing is wrong.
+    def _noise(self, name: str, sample: Sampled, usual_C: Tensor, scale_C: Tensor) -> float | None:
+        """Of the means of so many images less those of training, where nothing is wrong: root mean square.
 
-        By the profile, since a few images tell next to nothing of how images differ, and one nothing at all.
+        By the profile, since a few images tell next to nothing of how images differ, and one nothing at all; then in
+        units of training alone (variances usual_C), the same for every batch of so many.
         """
         if self.profile is not None:
             of_one_C = self.profile.layers[name].image_var_C.clamp(min=0)
-            return of_one_C * (1 / sample.images + 1 / (self.profile_images or math.inf))
-        return sample.mean_variance_C.cpu() if sample.images > 1 else None
+            square_C = of_one_C * (1 / sample.images + 1 / (self.profile_images or math.inf)) / usual_C
+        elif sample.images > 1:
+            square_C = sample.mean_variance_C.cpu() / scale_C
+        else:
+            return None
+        return math.sqrt(float(square_C.mean()))
 
     def _alarms(self, made: Record, window_shift: float | None) -> dict[Alarm, str]:
         """`self` has the batch in its window, of which the adapter found that shift."""

@@ -50,8 +50,8 @@ class Choice:
         return cls(candidate=candidate, **values)
 
     @classmethod
-    def not_held_out(cls, candidate: Candidate, head: Named, setting: float) -> Choice:
-        """A head that was compared with nothing, since there was no time."""
+    def untried(cls, candidate: Candidate, head: Named, setting: float) -> Choice:
+        """A head that was compared with no other."""
         return cls(candidate, head, setting, float("-inf"), None, dict.fromkeys(SHOWN), "not held out", 0.0)
 
     @classmethod

@@ -8,7 +8,12 @@ from math import ceil, inf
 
 from nasimb.budget import NOTHING, Budget, Holding
 from nasimb.ledger import Ledger
-from nasimb.phases.headcosts import FIRST_TRIALS, HeadCosts, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import (
+    FIRST_TRIALS,
+    HeadCosts,
+    Most,
+    most_for_largest,
+)
 from nasimb.phases.measure import CandidateCosts, SearchCosts, mean_costs
 from nasimb.phases.supernet import SMALLEST_STEPS, training_seconds
 
@@ -101,12 +106,12 @@ class _Account:
         self.now = 0.0
         self.ledger = Ledger(None, lambda: self.now, budget, holding)
         self.holding = holding
-        self.devices: dict[str, int] = {}
+        self.held: dict[str, float] = {}
 
     def spend(self, phase: str, seconds: float, devices: int = 1) -> None:
         with self.ledger.phase(phase, times(self.holding, devices)):
             self.now += seconds
-        self.devices[phase] = devices
+        self.held[phase] = self.held.get(phase, 0.0) + devices * seconds
 
 
 def times(holding: Holding, devices: int) -> Holding:
@@ -128,33 +133,32 @@ def forecast(costs: Costs, budget: Budget, holding: Holding, devices: int = 1) -
     steps = _train(account, costs.training)
     account.spend("head", _largest_seconds(heads, limit))
     evaluate_seconds = heads.evaluate_seconds(heads.expected(passed_again=costs.passed_again))
-    most_seconds = inf
-    if limit is not None:
-        most_seconds = most_for_finalists(
-            limit, spent_seconds=ledger.spent("head"), remaining_seconds=ledger.remaining(),
-            evaluate_seconds=evaluate_seconds,
-        )  # fmt: skip
-    left_seconds = _left_for_search(account, costs, most_seconds, evaluate_seconds, devices)
+    most = heads.most(
+        limit, spent_seconds=ledger.spent("head"), remaining_seconds=ledger.remaining(), searched_seconds=0.0,
+        evaluate_seconds=evaluate_seconds,
+    )  # fmt: skip
+    left_seconds = _left_for_search(account, costs, most, evaluate_seconds, devices)
     candidates, promoted = _bought(costs.search, devices * left_seconds, budget.trials)
     search_seconds = min(left_seconds, _search_seconds(costs.search, candidates.expected) / devices)
     if limit is not None and candidates.expected < min(budget.trials or inf, costs.search.most):
         search_seconds = left_seconds  # whatever it buys, the time is the search's
     account.spend("search", search_seconds, devices)
-    account.spend("head", _finalists_seconds(heads, ledger.remaining() - evaluate_seconds, candidates.expected))
+    calibrations_seconds = min(heads.calibrations_seconds(), most.calibrations)
+    kept_seconds = calibrations_seconds + evaluate_seconds
+    account.spend("head", _finalists_seconds(heads, ledger.remaining() - kept_seconds, candidates.expected))
+    account.spend("search", min(calibrations_seconds, max(ledger.remaining() - evaluate_seconds, 0.0)))
     account.spend("evaluate", evaluate_seconds)
     wall = {phase: ledger.by_phase().get(phase, 0.0) for phase in PHASES}
-    held = {phase: seconds * account.devices.get(phase, 1) for phase, seconds in wall.items()}
+    held = {phase: account.held.get(phase, 0.0) for phase in PHASES}
     return Forecast(devices, wall, held, candidates, promoted, steps, limit)
 
 
-def _left_for_search(
-    account: _Account, costs: Costs, most_seconds: float, evaluate_seconds: float, devices: int
-) -> float:
+def _left_for_search(account: _Account, costs: Costs, most: Most, evaluate_seconds: float, devices: int) -> float:
     """Seconds on the clock that the search has: all but the tail; the first trials may use a part of that."""
     others = NOTHING if devices == 1 else times(account.holding, devices - 1)
 
     def left_seconds(finished: int) -> float:
-        keep = costs.heads.tail_seconds(finished, most_seconds=most_seconds, evaluate_seconds=evaluate_seconds)
+        keep = costs.heads.tail_seconds(finished, most=most, evaluate_seconds=evaluate_seconds)
         return max(account.ledger.remaining(others, keep_seconds=keep), 0.0)
 
     first_seconds = _search_seconds(costs.search, FIRST_TRIALS) / devices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from typing import Any
 
 BASELINES = ("smallest", "random")
@@ -22,6 +23,13 @@ MARGIN = 1.1
 MOST_FOR_HEADS = 0.2
 """Share of a time limit that comparing heads may keep from the search: half of it on the largest subnet, which every
 run compares, and what that leaves on the finalists."""
+MOST_FOR_CALIBRATIONS = 0.05
+"""Share of a time limit that comparing calibrations may keep from the search and from heads: it explains a result and
+does not better it."""
+SEARCH_FOR_CALIBRATIONS = 0.1
+"""And the share of the search's own time, which is short where the limit is."""
+CALIBRATION_MARGIN = 1.5
+"""Above what scoring a subnet alone is predicted to take: comparing calibrations may not cost the test its time."""
 FIRST_TRIALS = 3
 
 
@@ -43,6 +51,19 @@ class LastPhase:
 
 
 @dataclass(frozen=True, slots=True)
+class Most:
+    """Seconds that comparisons may keep from the search, once the largest subnet is compared.
+
+    Attributes:
+        finalists: comparing heads on the finalists.
+        calibrations: comparing calibrations on the winner's subnet.
+    """
+
+    finalists: float
+    calibrations: float
+
+
+@dataclass(frozen=True, slots=True)
 class HeadCosts:
     """Seconds and numbers of the work on heads; heads are named by `repr`.
 
@@ -52,6 +73,8 @@ class HeadCosts:
         walks: down the penalties in one comparison.
         fitted, held_out, test, target: numbers of images.
         crops: of every image, in the last fit.
+        policies: calibrations of the run, which the winner's subnet is compared under.
+        normalised: 1 if heads are compared on the largest subnet with the winner's norms too, else 0.
         typical_share, smallest_share: MACs of an average subnet and of the smallest, in units of the largest.
         smallest_seconds: what the smallest takes, in units of the largest.
         calibrate_seconds, image_seconds: of the largest subnet, and of one image through it.
@@ -68,6 +91,8 @@ class HeadCosts:
     target: int
     crops: int
     typical_share: float
+    policies: int = 1
+    normalised: int = 0
     smallest_share: float = 0.0
     smallest_seconds: float = 1.0
     calibrate_seconds: float = 0.0
@@ -111,10 +136,24 @@ class HeadCosts:
     def finalists_seconds(self) -> float:
         """To compare every head on every finalist and baseline.
 
-        Fits cost much the same for all; features of the largest are at hand, those of others cost less.
+        Fits cost much the same for all; features of the largest are at hand but for other norms, those of others cost
+        less.
         """
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
-        return self.finalists * (self.relative(self.typical_share) * self.features_seconds() + fit_seconds)
+        networks = self.finalists * self.relative(self.typical_share) + self.normalised
+        return networks * self.features_seconds() + (self.finalists + self.normalised) * fit_seconds
+
+    def calibration_seconds(self, share: float, taken_seconds: float = 0.0) -> float:
+        """To be kept for one calibration of a subnet with this share of the largest one's MACs.
+
+        Args:
+            taken_seconds: the longest that one has taken on it.
+        """
+        return CALIBRATION_MARGIN * max(self.relative(share) * self.features_seconds(), taken_seconds)
+
+    def calibrations_seconds(self) -> float:
+        """To be kept for a subnet of average size under every calibration but the one that it was found with."""
+        return (self.policies - 1) * self.calibration_seconds(self.typical_share)
 
     def expected(self, *, passed_again: bool) -> LastPhase:
         """The evaluate phase before heads were compared on any but the largest subnet.
@@ -122,9 +161,10 @@ class HeadCosts:
         Args:
             passed_again: whether the target images pass through every tested network once more.
         """
-        # The largest, the winner, the best of random, and the smallest.
-        networks = 1 + 2 * self.relative(self.typical_share) + self.smallest_seconds
-        return LastPhase(networks, networks * passed_again, LARGEST_HEADS * self._longest_seconds, SUBNETS)
+        # The largest, once or twice, the winner, the best of random, and the smallest.
+        networks = 1 + self.normalised + 2 * self.relative(self.typical_share) + self.smallest_seconds
+        fit_seconds = (LARGEST_HEADS + self.normalised) * self._longest_seconds
+        return LastPhase(networks, networks * passed_again, fit_seconds, SUBNETS + self.normalised)
 
     def evaluate_seconds(self, last: LastPhase, again_seconds: float | None = None) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.
@@ -141,20 +181,47 @@ class HeadCosts:
         once_more_seconds = 0.0 if again_seconds is None else again_seconds + work_seconds
         return MARGIN * (work_seconds + once_more_seconds) + LAST_SECONDS
 
-    def tail_seconds(self, finished: int, *, most_seconds: float, evaluate_seconds: float) -> float:
-        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists and to
-        fit those that are chosen.
+    def tail_seconds(self, finished: int, *, most: Most, evaluate_seconds: float) -> float:
+        """What must be left when the search ends: the evaluation, and time to compare heads on the finalists, to fit
+        those that are chosen, and to compare calibrations.
 
         Args:
             finished: trials so far. The first ones may use the time of the comparison: without them there is nothing
                 to compare.
-            most_seconds: see `most_for_finalists`.
+            most: see `HeadCosts.most`.
             evaluate_seconds: see there.
         """
         if finished < FIRST_TRIALS:
             return evaluate_seconds
-        refit_seconds = OTHER_HEADS * self.crops * self._longest_seconds
-        return min(MARGIN * (self.finalists_seconds() + refit_seconds), most_seconds) + evaluate_seconds
+        calibrations_seconds = min(self.calibrations_seconds(), most.calibrations)
+        return min(self._choosing_seconds, most.finalists) + calibrations_seconds + evaluate_seconds
+
+    def most(
+        self, limit_seconds: float | None, *, spent_seconds: float, remaining_seconds: float, searched_seconds: float,
+        evaluate_seconds: float,
+    ) -> Most:  # fmt: skip
+        """What comparisons may keep from the search.
+
+        Args:
+            spent_seconds: on heads so far.
+            remaining_seconds: of the whole budget.
+            searched_seconds: by this run before it was stopped: what a search may lose does not shrink as it goes on.
+        """
+        if limit_seconds is None:
+            return Most(inf, inf)
+        finalists_seconds = most_for_finalists(
+            limit_seconds, spent_seconds=spent_seconds, remaining_seconds=remaining_seconds,
+            evaluate_seconds=evaluate_seconds,
+        )  # fmt: skip
+        kept_seconds = min(self._choosing_seconds, finalists_seconds) + evaluate_seconds
+        search_seconds = max(remaining_seconds + searched_seconds - kept_seconds, 0.0)
+        calibrations_seconds = min(MOST_FOR_CALIBRATIONS * limit_seconds, SEARCH_FOR_CALIBRATIONS * search_seconds)
+        return Most(finalists_seconds, calibrations_seconds)
+
+    @property
+    def _choosing_seconds(self) -> float:
+        """To compare heads on the finalists and to fit those that are chosen."""
+        return MARGIN * (self.finalists_seconds() + OTHER_HEADS * self.crops * self._longest_seconds)
 
     @property
     def _longest_seconds(self) -> float:
@@ -164,7 +231,7 @@ class HeadCosts:
 
 def most_for_largest(limit_seconds: float | None) -> float:
     """What comparing heads on the largest subnet may take."""
-    return float("inf") if limit_seconds is None else MOST_FOR_HEADS / 2 * limit_seconds
+    return inf if limit_seconds is None else MOST_FOR_HEADS / 2 * limit_seconds
 
 
 def most_for_finalists(

@@ -37,8 +37,8 @@ def measured_networks(
     """
     problem = None
     try:
-        statistics_of(scoring, largest)  # the first call of all is slower than the others will be
-        found = _network(scoring, largest, features, clock)
+        statistics = statistics_of(scoring, largest)  # the first call of all is slower than the others will be
+        found = _network(scoring, largest, features, clock, statistics)
     except FAILURES as error:
         found, problem = None, Problem.of(error)
     try:
@@ -53,14 +53,19 @@ def measured_networks(
     return replace(costs, calibrate_seconds=found[0], image_seconds=found[1], smallest_seconds=share), problem
 
 
-def _network(scoring: Scoring, candidate: Candidate, features: FeaturesOf, clock: Clock) -> tuple[float, float]:
-    """Seconds of a calibration, by the policy that takes the most images, and of one image."""
+def _network(
+    scoring: Scoring, candidate: Candidate, features: FeaturesOf, clock: Clock, own: Statistics | None = None
+) -> tuple[float, float]:
+    """Seconds of a calibration, by the policy that takes the most images, and of one image.
+
+    Args:
+        own: statistics of the candidate, where they are known.
+    """
     slowest = max(scoring.calibrations, key=lambda policy: len(scoring.calibrations[policy]))
     start = scoring.now(clock)
-    statistics = statistics_of(scoring, replace(candidate, calibration=slowest))
+    timed = statistics_of(scoring, replace(candidate, calibration=slowest))
     calibrate_seconds = scoring.now(clock) - start
-    if candidate.calibration != slowest:
-        statistics = statistics_of(scoring, candidate)
+    statistics = timed if candidate.calibration == slowest else own or statistics_of(scoring, candidate)
     middle = scoring.now(clock)
     features(candidate, scoring.fitted, statistics)
     seconds = scoring.now(clock) - middle

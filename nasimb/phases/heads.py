@@ -6,28 +6,26 @@ done, and never done twice. What has no time keeps the closed-form head that ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
-from nasimb.errors import WorkError
 from nasimb.heads import Head
 from nasimb.heads.checkpoint import Checkpoint
-from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, unseen
+from nasimb.heads.compare import Named, by_folds, by_holdout, unseen
 from nasimb.heads.logistic import Progress
-from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
 from nasimb.phases import normalised
 from nasimb.phases.admission import comparisons_not_started
 from nasimb.phases.choice import Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
-from nasimb.phases.comparison import distinct, head_name
+from nasimb.phases.comparison import best_settings, distinct, head_name
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
-from nasimb.phases.headcosts import HeadCosts, LastPhase, most_for_finalists, most_for_largest
+from nasimb.phases.headcosts import HeadCosts, LastPhase, Most, most_for_largest
 from nasimb.phases.headprobe import fit_seconds, macs_share, measured_networks, typical_share
 from nasimb.search.candidate import Scoring, features_of, statistics_of
 from nasimb.search.failures import FAILURES, Problem
@@ -72,6 +70,8 @@ class HeadWork:
             test=num_test,
             target=num_target,
             crops=self.crops.count,
+            policies=len(scoring.calibrations),
+            normalised=int(normalised.possible(scoring.supernet.space, scoring.calibrations)),
             typical_share=typical_share(scoring),
             smallest_share=macs_share(scoring, scoring.supernet.space.smallest()),
         )
@@ -79,7 +79,7 @@ class HeadWork:
         for line in session.run.read_lines(FILE):
             choices = [Choice.from_line(values) for values in line["choices"]]
             self._keep(choices[0].candidate, repr(line["unit"]), choices)
-        self._most_seconds = self._measured_seconds = 0.0
+        self.most, self._measured_seconds = Most(0.0, 0.0), 0.0
         self._kept: dict[tuple[Candidate, int], Tensor] = {}
         self._refit: tuple[Candidate, Tensor] | None = None
         self._progress, self._detail = 0.0, "largest subnet"
@@ -115,19 +115,17 @@ class HeadWork:
 
         Where even that would take more than half of the heads' share of the time, no more is done than to measure.
         """
-        ledger = self.session.ledger
-        limit = ledger.limit_seconds
+        ledger, limit = self.session.ledger, self.session.ledger.limit_seconds
         others_seconds = 0.0 if limit is None else ledger.remaining() - most_for_largest(limit)
         if not self._measure(candidate, heads := distinct([PLAIN, *self.comparison.heads])):
             return
         keep_seconds = max(others_seconds, self.evaluate_seconds())
         self._try(candidate, heads, 0.0, keep_seconds=keep_seconds)
         self._tell_refused(keep_seconds, "search and test")
-        if limit is not None:
-            self._most_seconds = most_for_finalists(
-                limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
-                evaluate_seconds=self.evaluate_seconds(),
-            )  # fmt: skip
+        self.most = self.costs.most(
+            limit, spent_seconds=ledger.spent(PHASE), remaining_seconds=ledger.remaining(),
+            searched_seconds=ledger.spent("search"), evaluate_seconds=self.evaluate_seconds(),
+        )  # fmt: skip
 
     def _measure(self, candidate: Candidate, heads: Sequence[Named]) -> bool:
         """Whether the largest subnet can be used. What was measured on this device before a kill is not again."""
@@ -171,14 +169,23 @@ class HeadWork:
         """The evaluate phase if nothing more is compared, or one of the favourites is and wins."""
         known = {trial.candidate for trial in baselines}
         others = sorted((trial for trial in favourites if trial.candidate not in known), key=lambda trial: trial.macs)
-        tested = {trial.candidate: self._relative(trial.candidate) for trial in [*others[-1:], *baselines]}
-        again = [share for candidate, share in tested.items() if not self._has_features(candidate)]
         longest_seconds = max(self.costs.fit_seconds.values(), default=0.0)
-        heads_seconds = [longest_seconds, self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)]
-        heads_seconds += [
-            longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate) for trial in baselines
-        ]
-        return LastPhase(sum(tested.values()), sum(again), sum(heads_seconds), len(tested))
+        fit_seconds = longest_seconds + self.costs.fit_seconds.get(repr(PLAIN), longest_seconds)
+        for trial in baselines:
+            fit_seconds += longest_seconds if trial in favourites else self._chosen_seconds(trial.candidate)
+        return self._phase_of([trial.candidate for trial in [*others[-1:], *baselines]], fit_seconds)
+
+    def _phase_of(self, candidates: Iterable[Candidate], fit_seconds: float) -> LastPhase:
+        tested = {candidate: self._relative(candidate) for candidate in candidates}
+        again = [share for candidate, share in tested.items() if not self._has_features(candidate)]
+        return LastPhase(sum(tested.values()), sum(again), fit_seconds, len(tested))
+
+    def chosen_seconds(self, choices: Mapping[str, Choice]) -> float:
+        """What the evaluate phase needs for what `choose` returned."""
+        candidates = {choice.candidate for choice in choices.values()}
+        fit_seconds = sum(map(self._chosen_seconds, candidates))
+        fit_seconds += ("largest_plain_head" in choices) * self.costs.fit_seconds.get(repr(PLAIN), 0.0)
+        return self.evaluate_seconds(self._phase_of(candidates, fit_seconds))
 
     def _relative(self, candidate: Candidate) -> float:
         """What an image takes in this subnet, in units of the largest."""
@@ -196,32 +203,30 @@ class HeadWork:
 
     def tail_seconds(self, finished: int) -> float:
         """What must be left when the search ends, see `HeadCosts`."""
-        evaluate_seconds = self.evaluate_seconds()
-        return self.costs.tail_seconds(finished, most_seconds=self._most_seconds, evaluate_seconds=evaluate_seconds)
+        return self.costs.tail_seconds(finished, most=self.most, evaluate_seconds=self.evaluate_seconds())
 
-    def choose(self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = ()) -> dict[str, Choice]:
+    def choose(
+        self, trials: Sequence[Trial], limits: Limits, earlier: Sequence[Candidate] = (),
+        keep_seconds: Callable[[Candidate], float] = lambda winner: 0.0,
+    ) -> dict[str, Choice]:  # fmt: skip
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
 
         And largest_normalised, where the winner's norms or calibration are others and there was time to compare heads.
 
         Args:
             earlier: winners before the run was extended; they stand for election again, whatever was found since.
+            keep_seconds: besides the test's, what must be left where this one wins.
 
         Raises:
             WorkError: no trial within the limits has a score. Interrupted: as `Session.tick`.
         """
         ranked = best_first(list(trials))
-        within = [trial for trial in ranked if limits.exceeded(trial.macs, trial.params) is None]
-        if not within:
-            raise WorkError(
-                "a candidate within the limits must have a score",
-                got=f"none of {len(trials)} trials",
-                do="See the reasons in trials.csv; train the super-network longer, or raise the limits.",
-            )
+        within = limits.kept_by(ranked)
         baselines = {kind: scored_as(kind, trials, ranked) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
         former, largest = [trial for trial in within if trial.candidate in earlier], baselines["largest"]
-        finalists = self._compare_finalists(within, [t for t in baselines.values() if t is not None], former, largest)
+        others = [trial for trial in baselines.values() if trial is not None]
+        finalists = self._compare_finalists(within, others, former, largest, keep_seconds)
         winner = self._favourite([*finalists, *former])
         found = {"winner": self._best(winner)}
         other = normalised.normalised(largest, winner.candidate, self.scoring.cost_of)
@@ -239,19 +244,24 @@ class HeadWork:
         return max(tried, key=lambda trial: merit(self._best(trial)))
 
     def _compare_finalists(
-        self, within: list[Trial], baselines: list[Trial], former: list[Trial], largest: Trial | None
-    ) -> list[Trial]:
+        self, within: list[Trial], baselines: list[Trial], former: list[Trial], largest: Trial | None,
+        keep_seconds: Callable[[Candidate], float],
+    ) -> list[Trial]:  # fmt: skip
         """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones.
 
         Args:
             former: stand for election besides.
             largest: is compared with the norms of the favourite too.
+            keep_seconds: as `choose` takes it.
         """
 
         def kept_seconds(*trial: Trial) -> float:
-            """What the test needs, whether this one or the favourite wins."""
-            favourite = self._favourite([*finalists, *former])
-            return self.evaluate_seconds(self._last_phase([favourite, *trial], baselines))
+            """What comes after needs, whether this one or the favourite wins."""
+            either = [self._favourite([*finalists, *former]), *trial]
+            more_seconds = max(keep_seconds(one.candidate) for one in either)
+            other = normalised.normalised(largest, either[0].candidate, self.scoring.cost_of)
+            tested = baselines if other is None else distinct([*baselines, other])
+            return self.evaluate_seconds(self._last_phase(either, tested)) + more_seconds
 
         count = self.comparison.count
         finalists = within[:count]
@@ -262,9 +272,7 @@ class HeadWork:
         favourite = self._favourite([*finalists, *former])
         other = normalised.normalised(largest, favourite.candidate, self.scoring.cost_of)
         if other is not None:
-            last = self._last_phase([favourite, other], [*baselines, other])
-            self._try(other.candidate, heads, 1.0, keep_seconds=self.evaluate_seconds(last))
-            baselines += [other] if self._tried(other.candidate) else []
+            self._try(other.candidate, heads, 1.0, keep_seconds=kept_seconds(other))
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
@@ -320,7 +328,8 @@ class HeadWork:
         unit = self._done.get((largest.candidate, repr(PLAIN)))
         if unit is not None:
             return unit[0]
-        return Choice.not_held_out(largest.candidate, PLAIN, sorted(self._penalties)[len(self._penalties) // 2])
+        penalties = sorted(self._penalties)
+        return Choice.untried(largest.candidate, PLAIN, penalties[len(penalties) // 2])
 
     def _try(self, candidate: Candidate, heads: Sequence[Named], done: float, *, keep_seconds: float) -> bool:
         """Compare every head of `heads` on a candidate that is not done and still fits; False if one did not fit.
@@ -368,15 +377,14 @@ class HeadWork:
 
     def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
         """The head as it is and with each post-hoc correction, each at its best setting on held-out images."""
-        scoring, comparison = self.scoring, self.comparison
-        start = self.session.clock()
+        scoring, start = self.scoring, self.session.clock()
         labels_N, num_classes = scoring.fitted.labels_N.to(scoring.device), scoring.fitted.num_classes
         if held_MD is None:
+            truth_M, estimator = scoring.fitted.labels_N, f"{self._folds}-fold"
             found = by_folds(
                 head, fitted_ND, labels_N, num_classes,
-                penalties=self._penalties, folds=self._folds, seed=comparison.seed, between=self._between,
+                penalties=self._penalties, folds=self._folds, seed=self.comparison.seed, between=self._between,
             )  # fmt: skip
-            truth_M, estimator = scoring.fitted.labels_N, f"{self._folds}-fold"
         else:
             assert scoring.validation is not None
             truth_M, estimator = scoring.validation.labels_N, "holdout"
@@ -384,14 +392,9 @@ class HeadWork:
                 head, fitted_ND, labels_N, held_MD, truth_M, num_classes,
                 penalties=self._penalties, between=self._between,
             )  # fmt: skip
-        best: dict[str, tuple[float, HeldOut, Metrics]] = {}
-        for one in found:
-            metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
-            value, kind = objective_value(metrics, scoring.objective), head_name(one.head)
-            if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
-                best[kind] = value, one, metrics
+        best = best_settings(found, truth_M, scoring.class_counts_K, scoring.objective)
         seconds = self.session.clock() - start
         return [
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
-            for value, one, metrics in best.values()
+            for value, one, metrics in best
         ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from nasimb.search.trial import Candidate, Trial
-from nasimb.space import Subnet
+from nasimb.space import SearchSpace, Subnet
 
 ROLE = "largest_normalised"
+
+
+def possible(space: SearchSpace, calibrations: Collection[str]) -> bool:
+    """Whether a winner may have other norms, or another calibration, than the largest subnet."""
+    return len(calibrations) > 1 or any(len(stage.norms) > 1 for stage in space.stages)
 
 
 def normalised(largest: Trial | None, other: Candidate, cost_of: Callable[[Subnet], tuple[int, int]]) -> Trial | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from nasimb.errors import ResumeError
@@ -105,7 +106,7 @@ class Trial:
         """Undo `to_row` after a trip through CSV, where everything is text and None is empty.
 
         Raises:
-            ValueError, KeyError: the row is no trial; `trials_of` says which one.
+            ValueError, KeyError: the row is no trial; `trials_from` says which one.
         """
         if row["state"] not in STATES:
             raise ValueError(f"state {row['state']!r}")
@@ -162,15 +163,22 @@ def trials_of(run_dir: RunDir) -> list[Trial]:
     Raises:
         ResumeError: a row is damaged; names the file and the row (the first below the header is row 1).
     """
+    return trials_from(run_dir.read_trials(), run_dir.path / "trials.csv")
+
+
+def trials_from(rows: Iterable[Mapping[str, str]], file: Path) -> list[Trial]:
+    """The trials that the rows of a file are.
+
+    Raises:
+        ResumeError: one is none; names the file and the row, counted from 1.
+    """
     trials = []
-    for number, row in enumerate(run_dir.read_trials(), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             trials.append(Trial.from_row(row))
-        except (KeyError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON has more types than text
             raise ResumeError(
-                f"every row of {run_dir.path / 'trials.csv'} must be a trial",
-                got=f"row {number}: {error}",
-                do="Use the nasimb that wrote it.",
+                f"every row of {file} must be a trial", got=f"row {number}: {error}", do="Use the nasimb that wrote it."
             ) from None
     return trials
 

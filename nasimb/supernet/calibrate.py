@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
-from nasimb.errors import unknown_name
+from nasimb.errors import InputError, unknown_name
 from nasimb.nn.elastic import ElasticNorm
 from nasimb.nn.estimators import Estimator, Kept, Mixed, Pooled, Running
 from nasimb.nn.moments import Moments, Statistics
@@ -22,6 +22,10 @@ from nasimb.supernet.sampling import Sampling, class_shares, draw, generator_for
 
 UPDATE_IMAGES = 128
 """Images of one batch of `update`, as of a training."""
+LEAST_MIXED = 2
+"""Independent images of the target that `mixed` needs: a single one does not say how images differ."""
+SOURCE_DRAW, TARGET_DRAW = 3, 10
+"""Keys of the generators that draw either side: where both are of one set, they are not the very same images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ class Policy:
         source: how many of the source's images it sees; None: all there are.
         estimator: of a layer, by its key.
         batch: images of a part of the target, where the statistics depend on it.
+        least: what the target's images must be worth at least, see `independent`.
     """
 
     target: Sampling | None
     source: int | None
     estimator: Callable[[Calibration, str], Estimator]
     batch: int | None = None
+    least: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,7 @@ class Calibration:
 
     def limited(self, most: int) -> Calibration:
         """The same with at most so many images of each side, to measure what it takes."""
-        target_BCHW = self.target_BCHW[:most]
+        target_BCHW = self.target_BCHW[: whole_batches(min(most, len(self.target_BCHW)), self.policy.batch)]
         worth = min(self.target_worth, len(target_BCHW))
         return replace(self, source_BCHW=self.source_BCHW[:most], target_BCHW=target_BCHW, target_worth=worth)
 
@@ -95,7 +101,10 @@ CALIBRATIONS: dict[str, Policy] = {
     "target-natural": Policy("natural", 0, lambda calibration, key: Pooled()),
     "target-balanced": Policy("balanced", 0, lambda calibration, key: Pooled()),
     "mixed": Policy(
-        "balanced", None, lambda calibration, key: Mixed(len(calibration.source_BCHW), calibration.target_worth)
+        "balanced",
+        None,
+        lambda calibration, key: Mixed(len(calibration.source_BCHW), calibration.target_worth),
+        least=LEAST_MIXED,
     ),
     "inherit": Policy(None, 1, lambda calibration, key: Kept(calibration.inherited[key])),
     "reset": Policy(None, 1, lambda calibration, key: Kept(None)),
@@ -113,7 +122,10 @@ CALIBRATIONS: dict[str, Policy] = {
   what comes of statistics that belong to another network.
 - reset: mean 0 and variance 1, that is no statistics: what a network has that nobody calibrated.
 - update: running averages that start from `source` and see the target in batches: what a fine-tuning leaves that does
-  not freeze them.
+  not freeze them. Batches are all of one size, as in training: what is left over after the last is not seen, since a
+  batch of few images would count as much as a whole one. A target smaller than a batch is one.
+
+Those of the target alone see the same of its images as those of both sides.
 """
 
 
@@ -151,30 +163,76 @@ def make_calibrations(
         limit: most images of each side.
 
     Raises:
-        InputError: no such policy.
+        InputError: no such policy, or one that needs more of the target than there is.
     """
     found: dict[str, Calibration] = {}
     for name in policies:
-        if name not in CALIBRATIONS:
-            raise unknown_name("calibration", name, CALIBRATIONS)
-        policy = CALIBRATIONS[name]
+        policy = _policy(name)
         sources_BCHW = source_BCHW[: limit if policy.source is None else policy.source].to(device)
         target_BCHW, worth = sources_BCHW[:0], 0
         if policy.target is not None:
-            positions_B = calibration_positions(target, policy.target, seed=seed, limit=limit)
+            positions_B = _target_positions(name, target, seed=seed, limit=limit)
             target_BCHW, worth = target.store.read(target.indices_N[positions_B], device), independent(positions_B)
         inherited = inherited_statistics(supernet, source_BCHW.to(device)) if name == "inherit" else {}
         found[name] = Calibration(policy, sources_BCHW, target_BCHW, worth, inherited)
     return found
 
 
-def calibration_positions(images: ImageSet, shares: Sampling, *, seed: int, limit: int) -> Tensor:
+def check_target(policies: Iterable[str], target: Callable[[], ImageSet], *, seed: int, limit: int) -> None:
+    """What `make_calibrations` will refuse, found without a super-network and without reading an image.
+
+    Args:
+        target: asked only where a policy may be refused: its images may have to be split first.
+
+    Raises:
+        InputError: as `make_calibrations`.
+    """
+    demanding = [name for name in policies if _policy(name).least]
+    if demanding:
+        images = target()
+        for name in demanding:
+            _target_positions(name, images, seed=seed, limit=limit)
+
+
+def _policy(name: str) -> Policy:
+    if name not in CALIBRATIONS:
+        raise unknown_name("calibration", name, CALIBRATIONS)
+    return CALIBRATIONS[name]
+
+
+def _target_positions(name: str, target: ImageSet, *, seed: int, limit: int) -> Tensor:
+    """positions_B of the target's images that a policy sees."""
+    policy = CALIBRATIONS[name]
+    assert policy.target is not None
+    length = whole_batches(min(limit, len(target)), policy.batch)
+    positions_B = calibration_positions(target, policy.target, seed=seed, limit=length, key=TARGET_DRAW)
+    if independent(positions_B) < policy.least:
+        raise InputError(
+            f"the calibration {name} needs {policy.least} independent images of the target",
+            got=f"{len(positions_B)} drawn, of {len(target)} with calibration_images {limit}, that are worth "
+            f"{independent(positions_B)}",
+            do="Raise calibration_images, add images, or use another calibration.",
+        )
+    return positions_B
+
+
+def calibration_positions(
+    images: ImageSet, shares: Sampling, *, seed: int, limit: int, key: int = SOURCE_DRAW
+) -> Tensor:
     """positions_B, at most `limit`, of the images to calibrate on, in these class shares.
 
     Balanced ones show every class equally often; a class of fewer images than its share repeats them.
+
+    Args:
+        key: draws of different keys are independent.
     """
     shares_K = class_shares(images.class_counts_K, shares)
-    return draw(images.labels_N, shares_K, min(limit, len(images)), generator_for(seed, 3))
+    return draw(images.labels_N, shares_K, min(limit, len(images)), generator_for(seed, key))
+
+
+def whole_batches(images: int, batch: int | None) -> int:
+    """How many of so many images make batches of one size; fewer than a batch are one. None: all of them."""
+    return images if batch is None or images < batch else images - images % batch
 
 
 def source_images(source: ImageSet, *, seed: int, device: torch.device, limit: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from nasimb.bench import norms
 from nasimb.bench.base import Conditions, Skipped
 from nasimb.bench.norms import ARMS, BASELINE, arm_space
+from nasimb.bench.paired import holm
 from nasimb.bench.rows import Rows
 from nasimb.cli import main
 from nasimb.errors import InputError, WorkError
@@ -115,8 +118,42 @@ def test_differences_are_of_the_same_seed_and_in_points() -> None:
     assert difference.unit == "points"
     assert difference.detail["arm_points"] == pytest.approx(58.0)
     assert difference.detail["deviation_points"] == pytest.approx(2**0.5)
-    assert str(difference.detail["verdict"]).startswith("No significant difference between nbn_published and bn")
+    assert str(difference.detail["verdict"]) == "Chance cannot be judged by 2 pairs where 3 are needed."
     assert found["x_few_nbn_published_minus_bn"].value == pytest.approx(5.0)
+
+
+def test_verdicts_are_corrected_for_all_differences_of_the_table() -> None:
+    """Four figures: two arms in two columns. By itself one has p < 0.05; together none has."""
+    gains = {"nbn_published": (0.02, 0.024, 0.03), "nbn_default": (0.01, -0.02, 0.03)}
+    values: dict[tuple[int, str], tuple[float, float | None]] = {(seed, "bn"): (0.5, 0.2) for seed in range(3)}
+    values |= {
+        (seed, arm): (0.5 + gains[arm][seed], 0.2 - gains[arm][2 - seed] ** 2) for seed in range(3) for arm in gains
+    }
+    found = [
+        one for one in norms.figures(rows_of(values), "x", ("balanced_accuracy", "few"), "?") if "minus" in one.figure
+    ]
+    own = [float(one.detail["p_value"]) for one in found]  # type: ignore[arg-type]
+    assert [one.detail["p_value_holm"] for one in found] == pytest.approx(holm(own))
+    assert {one.detail["comparisons"] for one in found} == {4}
+    first = found[0]
+    assert first.figure == "x_balanced_accuracy_nbn_published_minus_bn"
+    assert 0.0125 < own[0] < 0.05
+    expected = stats.ttest_1samp([100 * gain for gain in gains["nbn_published"]], 0.0).pvalue
+    assert own[0] == pytest.approx(expected, rel=1e-6)
+    assert str(first.detail["verdict"]).startswith("No significant difference between nbn_published and bn (p = 0.0")
+    assert "corrected by Holm" in str(first.detail["verdict"])
+
+
+def test_differences_that_chance_cannot_be_judged_of_are_no_comparisons() -> None:
+    """One arm has three seeds, the other two, so that it has no p value and corrects nobody else's."""
+    gains = {"nbn_published": (0.02, 0.024, 0.03), "nbn_default": (0.01, -0.02)}
+    values: dict[tuple[int, str], tuple[float, float | None]] = {(seed, "bn"): (0.5, 0.2) for seed in range(3)}
+    values |= {(seed, arm): (0.5 + gain, 0.2) for arm in gains for seed, gain in enumerate(gains[arm])}
+    found = {one.figure: one.detail for one in norms.figures(rows_of(values), "x", ("balanced_accuracy",), "?")}
+    one, two = (found[f"x_balanced_accuracy_{arm}_minus_bn"] for arm in gains)
+    assert (one["comparisons"], two["comparisons"]) == (1, 1)
+    assert one["p_value_holm"] == one["p_value"]
+    assert math.isnan(float(two["p_value_holm"]))  # type: ignore[arg-type]
 
 
 def test_a_group_without_classes_has_no_figure_and_unpaired_seeds_none_at_all() -> None:

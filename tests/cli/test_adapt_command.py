@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import os
 import shutil
@@ -261,6 +262,22 @@ def test_who_reads_along_may_leave(run: Path, foggy: Path, tmp_path: Path) -> No
     ElementTree.parse(tmp_path / "out.svg")
     assert "Adapt: " in (tmp_path / "page.html").read_text()
     assert load(tmp_path / "adapted").description.provenance["adapted"]["images"] == 300
+
+
+@pytest.mark.parametrize(("error", "number"), [(BrokenPipeError, signal.SIGPIPE), (KeyboardInterrupt, signal.SIGINT)])
+def test_what_ends_a_watch_at_its_last_line_is_no_alarm(
+    command: Command, run: Path, foggy: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], number: int
+) -> None:
+    class EndedAtTheLastLine(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("picture: "):
+                raise error
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", EndedAtTheLastLine())
+    found = command("monitor", "run", "--data", "folder:foggy", "--picture", "out.svg")
+    assert found.code == 128 + number, found.err
+    ElementTree.parse("out.svg")
 
 
 def test_no_name_is_obeyed_by_a_terminal_or_a_page(command: Command, run: Path, foggy: Path) -> None:

@@ -33,6 +33,12 @@ def test_a_plan_is_a_table_and_leaves_no_folder(command: Command) -> None:
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.fixture(autouse=True)
+def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is no matter of these tests: once is enough."""
+    monkeypatch.setattr("nasimb.phases.measure.SHORT_SECONDS", 0.0)
+
+
 def test_a_plan_for_programs(command: Command) -> None:
     values = json.loads(command(*PLAN, "--json", "--devices", "1,2").out)
     assert [one["devices"] for one in values["plans"]] == [1, 2]
@@ -77,7 +83,7 @@ def test_a_wrong_plan_is_one_line(command: Command, words: str, told: list[str])
 def test_a_real_run_on_the_digits_lands_where_its_plan_said(tmp_path: Path) -> None:
     """On the real clock of whatever machine this is: others may take or leave its time between plan and run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    options = ["--budget", "60s", "--run", str(tmp_path / "run"), "--json"]
+    options = ["--budget", "30s", "--run", str(tmp_path / "run"), "--json"]
 
     def answer(name: str) -> dict:  # type: ignore[type-arg]
         command = [sys.executable, "-m", "nasimb", name, *options]

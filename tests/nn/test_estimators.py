@@ -13,7 +13,16 @@ from torch import Tensor
 
 from nasimb.errors import InputError
 from nasimb.nn.estimators import Estimator, Kept, Mixed, Pooled, Running, Settled
-from nasimb.nn.mixing import mixing_weight, sampled, variance_weight
+from nasimb.nn.mixing import (
+    Sampled,
+    mixed,
+    mixing_weight,
+    repeated,
+    sampled,
+    sampled_images,
+    squares_around,
+    variance_weight,
+)
 from nasimb.nn.moments import Moments, moments
 
 CHANNELS = 64
@@ -105,6 +114,44 @@ def test_images_of_less_worth_weigh_less() -> None:
     whole, less = (weight_of(shown(Mixed(60, worth), [source, target]), source, target) for worth in (24, 6))
     assert weight_of(shown(Mixed(60), [source, target]), source, target) == whole
     assert less < whole - 0.05
+
+
+@pytest.mark.parametrize("copies", [(1, 1, 1, 1), (2, 2, 2), (3, 1, 1, 1), (6, 2, 2, 2)])
+def test_what_copies_say_of_the_noise_is_right_on_average(copies: tuple[int, ...]) -> None:
+    """Monte Carlo: how far means and mean squares of draws with these copies really scatter, channel by channel."""
+    worth = sum(copies) ** 2 // sum(count**2 for count in copies)
+    assert worth * sum(count**2 for count in copies) == sum(copies) ** 2, "nothing is rounded"
+    runs, generator = 200_000, torch.Generator().manual_seed(0)
+    # Every channel is a draw of its own; an image is one pixel, so that its mean is its value.
+    x_BCHW = torch.randn(len(copies), runs, 1, 1, generator=generator).repeat_interleave(torch.tensor(copies), 0)
+    mean_C = x_BCHW.mean((0, 2, 3))
+    centre_C = torch.zeros(runs)
+    squares_BC = squares_around(x_BCHW, centre_C)
+    found = repeated(sampled_images(x_BCHW[:, :, 0, 0], squares_BC, centre_C), worth)
+    assert found.images == worth
+    assert float(found.mean_variance_C.mean()) == pytest.approx(float(mean_C.var()), rel=0.02)
+    assert float(found.mean_variance_C.mean()) == pytest.approx(1 / worth, rel=0.02)
+
+
+def test_a_mixture_trusts_copies_for_what_they_are_worth() -> None:
+    """By hand, in float64, from the shares of distinct images."""
+    source, distinct = maps(60, 0), maps(6, 1, 0.3)
+    copies = torch.tensor([3, 3, 3, 1, 1, 1])
+    shares = (copies / copies.sum()).double().numpy()
+    worth = int(1 / (shares**2).sum())
+    found = shown(Mixed(60, worth), [source, distinct.repeat_interleave(copies, 0)])
+    x = distinct.double().numpy()
+    means, mean = x.mean((2, 3)), (shares @ x.mean((2, 3)))
+    squares = ((x - mean[:, None, None]) ** 2).mean((2, 3))
+    var = shares @ squares
+    noise = [shares @ (values - shares @ values) ** 2 / (worth - 1) for values in (means, squares)]
+    target = Moments(torch.tensor(mean).float(), torch.tensor(var).float())
+    sample = Sampled(target, torch.tensor(noise[0]).float(), torch.tensor(noise[1]).float(), worth)
+    of_source = moments(source)
+    weights = mixing_weight(of_source, sample, 60), variance_weight(of_source, sample, 60)
+    expected = mixed(of_source, target, *weights)
+    torch.testing.assert_close(found.statistics.mean_C, expected.mean_C, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.statistics.var_C, expected.var_C, rtol=1e-4, atol=1e-5)
 
 
 def test_a_single_image_of_the_target_is_not_mixed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -101,9 +102,25 @@ def test_ticks_say_where_they_stand(images: int, shift: float, batches: int) -> 
         assert x == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) * int(label.replace(",", "")) / (images * batches))
     panel = picture.panels[0]
     most = float(panel.ticks[-1][1])
-    assert most > max(shift, 0.1)
+    assert most >= max(shift, 0.1)
     for y, label in panel.ticks:
         assert y == pytest.approx(panel.top + PANEL * (1 - float(label) / most))
+
+
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+@pytest.mark.parametrize("batches", [1, 5, 2 * MOST_POINTS])
+def test_a_shift_that_is_no_number_is_at_the_upper_edge(odd: float, batches: int) -> None:
+    records = records_of(batches, 2)
+    records[-1] = replace(records[-1], shift=odd, noise=odd)
+    picture = picture_of(records, ("a", "b"), "a stream")
+    ElementTree.fromstring(svg(picture))
+    panel = picture.panels[0]
+    noise, line = (shape.points.split() for shape in panel.shapes[:2])
+    # An area goes along its upper side, and back along the lower one.
+    for last in (noise[len(noise) // 2 - 1], line[-1]):
+        assert float(last.split(",")[1]) == panel.top
+    most = max((record.shift for record in records[:-1]), default=1.0)
+    assert most < float(panel.ticks[-1][1]) <= 2 * most, "the scale is that of the others"
 
 
 def test_a_single_batch_is_seen() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nasimb.adapt import ClassProfile, Entry, Reason, Safety
+from nasimb.adapt.diagnostics import layer_table
 from nasimb.adapt.profile import LayerProfile, Reference
 from nasimb.adapt.safety import Evidence
 from nasimb.data.base import ImageSet
@@ -48,7 +49,7 @@ def seen(predicted: Sequence[int], before: Sequence[int] | None = None, *, shift
         return 0.9 * torch.nn.functional.one_hot(torch.tensor(classes), 4).float() + 0.025
 
     count = len(predicted)
-    x_BCHW = torch.randn(count, 2, 1, 1, generator=torch.Generator().manual_seed(0)) * 2
+    x_BCHW = torch.randn(count, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     x_BCHW = x_BCHW - x_BCHW.mean(0) + shift
     values = {"adapted": False, "reason": Reason.FEW_IMAGES, "evidence": Evidence(count), **entry}
     return Seen(
@@ -67,7 +68,7 @@ def test_numbers_of_a_batch(recorder: Recorder) -> None:
     record, after = recorder.record(batch, site_of([0, -1, 3, 3, 3]))
     assert record.shift == pytest.approx(0.5, rel=1e-5)
     assert record.layer == "norm"
-    assert record.noise == pytest.approx(math.sqrt(1 / 5 / 4)), "single images of the profile have variance 1"
+    assert record.noise == pytest.approx(math.sqrt(1 / 5 / 4), rel=1e-5), "single images of the profile have variance 1"
     assert record.flips == pytest.approx(1 / 5)
     assert record.mix_K == pytest.approx((0.205, 0.205, 0.205, 0.385))
     assert (record.labelled, record.few_images) == (4, 3)
@@ -96,12 +97,39 @@ def test_noise_without_a_profile_is_the_batch_s_own_and_unknown_of_one_image(rec
     blind = replace(recorder, profile=None)
     batch = seen([0, 1, 2])
     record, _ = blind.record(batch, site_of([-1] * 3))
-    assert record.noise == pytest.approx(math.sqrt(float((batch.layers["norm"].mean_variance_C / 4).mean())))
+    assert record.noise == pytest.approx(math.sqrt(float((batch.layers["norm"].mean_variance_C / 4).mean())), rel=1e-5)
     alone, _ = blind.record(seen([0], shift=100.0), site_of([-1]))
     assert alone.noise is None
     assert alone.to_dict(CLASSES)["noise"] is None
     assert "(noise unknown)" in line(alone)
     assert alone.alarms == {}, "nobody knows how far a single image may be off by chance"
+
+
+@pytest.mark.parametrize("profiled", [True, False])
+def test_a_channel_that_was_dead_in_training_is_counted_in_units_of_what_it_shows_now(
+    recorder: Recorder, profiled: bool
+) -> None:
+    """As a dead ReLU that comes alive: in float32 its shift would have no finite square."""
+    assert recorder.profile is not None
+    layer = LayerProfile(
+        torch.zeros(4, 2), torch.tensor([[4.0, 0.0]]).repeat(4, 1), torch.tensor([1.0, 0.0]),
+        *(torch.zeros(2) for _ in range(2)), torch.zeros(4, 2),
+    )  # fmt: skip
+    profile = replace(recorder.profile, layers={"norm": layer})
+    dead = replace(recorder, usual={"norm": layer.moments(EVEN_K)}, profile=profile if profiled else None)
+    x_BC = torch.tensor([[-1.0, 2.0], [1.0, 6.0], [-1.0, 4.0], [1.0, 4.0]])  # means (0, 4), variances (1, 2)
+    batch = replace(seen([0, 1, 2, 3]), layers={"norm": sampled(x_BC[:, :, None, None])})
+    record, _ = dead.record(batch, site_of([-1] * 4))
+    assert record.shift == pytest.approx(math.sqrt((0 + 4**2 / 2) / 2), rel=1e-4)
+    # Of four images; their own mean varies by the unbiased variance / 4.
+    noise_C = (1 / 4 / 4, 0) if profiled else (4 / 3 / 4 / 4, 8 / 3 / 4 / 2)
+    assert record.noise == pytest.approx(math.sqrt(sum(noise_C) / 2), rel=1e-4)
+    table = layer_table(dead.usual, batch.layers, profile=dead.profile)
+    assert table["shift"].item() == pytest.approx(record.shift, rel=1e-6), "the same figure in a dry run"
+
+    x_BC[:, 1] = 3.0  # the same in all images: dead now too, but elsewhere
+    record, _ = dead.record(replace(batch, layers={"norm": sampled(x_BC[:, :, None, None])}), site_of([-1] * 4))
+    assert record.shift == pytest.approx(math.sqrt(3**2 / 1e-5 / 2), rel=1e-4)
 
 
 def test_the_figure_of_a_drift_is_beyond_its_limit(recorder: Recorder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nasimb.budget import Budget, Holding
 from nasimb.phases.forecast import SLACK, Costs, Forecast, Training, forecast, times
-from nasimb.phases.headcosts import HeadCosts
+from nasimb.phases.headcosts import HeadCosts, Most
 from nasimb.phases.measure import CandidateCosts, Images, SearchCosts
 
 ONE = Holding(gpus=0, threads=2)
@@ -54,8 +54,16 @@ def numbers(found: Forecast) -> tuple[int, int, int]:
     return found.candidates.low, found.candidates.expected, found.candidates.high
 
 
-@given(costs(), LIMITS)
-def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float) -> None:
+def with_policies(costs: Costs, policies: int) -> Costs:
+    return replace(costs, heads=replace(costs.heads, policies=policies))
+
+
+POLICIES = st.sampled_from([1, 2, 7])
+
+
+@given(costs(), LIMITS, POLICIES)
+def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float, policies: int) -> None:
+    costs = with_policies(costs, policies)
     found = forecast(costs, Budget.parse(f"{limit}s"), ONE)
     assert found.wall == pytest.approx(limit, rel=1e-6) or found.candidates.expected < 9
     assert found.wall <= limit * (1 + 1e-9)
@@ -70,11 +78,65 @@ def test_the_phases_of_a_time_limit_add_up_to_it(costs: Costs, limit: float) -> 
         assert (found.wall_seconds["supernet"], found.steps) == (0.0, 0)
 
 
-@given(costs(), LIMITS, st.floats(1.0, 3.0), st.sampled_from(["s", "cpu-s"]))
-def test_more_budget_never_buys_fewer_candidates(costs: Costs, limit: float, factor: float, unit: str) -> None:
+@given(costs(), LIMITS, st.floats(1.0, 3.0), st.sampled_from(["s", "cpu-s"]), POLICIES)
+def test_more_budget_never_buys_fewer_candidates(
+    costs: Costs, limit: float, factor: float, unit: str, policies: int
+) -> None:
+    costs = with_policies(costs, policies)
     less, more = (forecast(costs, Budget.parse(f"{amount}{unit}"), ONE) for amount in (limit, limit * factor))
     assert all(a <= b for a, b in zip(numbers(less), numbers(more), strict=True))
     assert less.steps <= more.steps
+
+
+@given(costs(), LIMITS, st.integers(2, 7))
+def test_comparing_calibrations_takes_its_share_from_candidates_and_heads(
+    costs: Costs, limit: float, policies: int
+) -> None:
+    """By hand: a subnet of average size under every policy but its own."""
+    heads = costs.heads
+    images_seconds = heads.fitted * heads.image_seconds
+    seconds = 1.5 * (policies - 1) * (heads.calibrate_seconds + images_seconds)
+    assert heads.smallest_seconds == 1.0, "every subnet takes as long"
+    assert with_policies(costs, policies).heads.calibrations_seconds() == pytest.approx(seconds)
+    one, several = (forecast(with_policies(costs, number), Budget.parse(f"{limit}s"), ONE) for number in (1, policies))
+    assert several.candidates.expected <= one.candidates.expected
+    assert several.wall_seconds["evaluate"] == pytest.approx(one.wall_seconds["evaluate"])
+    assert several.wall_seconds["search"] >= 0.9 * one.wall_seconds["search"] * (1 - 1e-9)
+    most = Most(3.0, 0.05 * limit)
+    first, last = (with_policies(costs, number).heads for number in (1, policies))
+    kept_seconds = last.tail_seconds(5, most=most, evaluate_seconds=1.0) - first.tail_seconds(
+        5, most=most, evaluate_seconds=1.0
+    )
+    assert kept_seconds == pytest.approx(min(seconds, 0.05 * limit))
+    assert last.tail_seconds(2, most=most, evaluate_seconds=1.0) == 1.0
+
+
+@given(costs(), st.floats(60, 1e4), st.integers(2, 7), candidates())
+def test_several_policies_leave_nine_in_ten_candidates(
+    costs: Costs, limit: float, policies: int, alike: CandidateCosts
+) -> None:
+    """Of the search's time; of candidates too where all cost the same, alone and together."""
+    alike = replace(alike, calibrate_seconds=alike.calibrate_seconds + 1.0)
+    names, companies = ("smallest", "median", "largest"), ("small", "any", "large")
+    search = SearchCosts(Images(100), dict.fromkeys(names, alike), dict.fromkeys(companies, alike), 0.0, PLENTY)
+    costs = replace(costs, search=search, training=None)
+    one, several = (forecast(with_policies(costs, number), Budget.parse(f"{limit}s"), ONE) for number in (1, policies))
+    assert several.candidates.expected >= 0.9 * one.candidates.expected - 1
+
+
+@given(costs(), LIMITS, st.floats(0.1, 0.9))
+def test_what_calibrations_may_keep_is_bounded_by_the_limit_and_by_the_search(
+    costs: Costs, limit: float, left: float
+) -> None:
+    """By hand; and a search that goes on after it was stopped keeps what it kept before."""
+    heads, remaining_seconds = costs.heads, left * limit
+    before = {"spent_seconds": 0.0, "evaluate_seconds": 1.0}
+    most = heads.most(limit, remaining_seconds=remaining_seconds, searched_seconds=0.0, **before)
+    tail_seconds = heads.tail_seconds(5, most=replace(most, calibrations=0.0), evaluate_seconds=1.0)
+    assert most.calibrations == pytest.approx(min(0.05 * limit, (remaining_seconds - tail_seconds) / 10))
+    later = heads.most(limit, remaining_seconds=remaining_seconds / 2, searched_seconds=remaining_seconds / 2, **before)
+    assert later.calibrations >= most.calibrations
+    assert heads.most(None, remaining_seconds=1.0, searched_seconds=0.0, **before) == Most(inf, inf)
 
 
 @given(costs(), LIMITS, st.integers(2, 64))

@@ -16,7 +16,7 @@ from nasimb.errors import NotFiniteError, WorkError
 from nasimb.heads.head import Head
 from nasimb.heads.logistic import LogisticSpec
 from nasimb.phases.choice import Choice, merit
-from nasimb.phases.headcosts import LARGEST_HEADS, MARGIN
+from nasimb.phases.headcosts import LARGEST_HEADS, MARGIN, LastPhase, Most
 from nasimb.phases.heads import FILE, PLAIN, HeadWork
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
@@ -242,6 +242,26 @@ def test_what_is_compared_leaves_time_to_fit_and_test_what_it_may_choose(worksho
     assert work.evaluate_seconds(one_more) > work.evaluate_seconds(nothing)
 
 
+def test_what_was_chosen_is_fitted_and_tested(workshop: Workshop) -> None:
+    """By hand: the networks that were chosen, each with its own head, and the plain head of the largest."""
+    shop = workshop(limit=1e6)
+    trials = searched(shop, 6)
+    choices = shop.work.choose(trials, Limits())
+    work = shop.work
+    fit_seconds = {repr(head): 10.0 for head in [PLAIN, *work.comparison.heads]}
+    work.costs = replace(work.costs, image_seconds=0.1, calibrate_seconds=0.0, fit_seconds=fit_seconds)
+    candidates = {choice.candidate for choice in choices.values()}
+    networks = sum(
+        work.costs.relative(work.scoring.cost_of(one.subnet)[0] / work.scoring.cost_of(shop.ground.space.largest())[0])
+        for one in candidates
+    )
+    last = LastPhase(networks, 0.0, 10.0 * (len(candidates) + 1), len(candidates))
+    assert work.chosen_seconds(choices) == pytest.approx(work.costs.evaluate_seconds(last))
+    without = {kind: choice for kind, choice in choices.items() if kind != "largest_plain_head"}
+    assert work.chosen_seconds(choices) - work.chosen_seconds(without) == pytest.approx(MARGIN * 10.0)
+    assert work.chosen_seconds(choices) > work.evaluate_seconds() + 10.0, "what was forecast is less"
+
+
 def test_where_the_largest_fails_the_test_is_reserved_by_the_smallest(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,10 +282,29 @@ def test_where_the_largest_fails_the_test_is_reserved_by_the_smallest(
     assert work.evaluate_seconds() > 1.0
 
 
+def test_the_largest_is_calibrated_no_more_often_than_it_must_be(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to warm up, which gives its own statistics, and once timed under the policy that takes the most images."""
+    shop = workshop(calibrations=("source", "mixed"))
+    asked: list[Candidate] = []
+    statistics_of = headprobe.statistics_of
+    monkeypatch.setattr(
+        headprobe, "statistics_of", lambda scoring, one: asked.append(one) or statistics_of(scoring, one)
+    )  # fmt: skip
+    work = HeadWork(shop.session, shop.scoring, shop.work.comparison, num_test=100)
+    work.measure_largest(largest(shop))
+    smallest = shop.ground.space.smallest()
+    assert asked == [
+        largest(shop), replace(largest(shop), calibration="mixed"), Candidate(smallest, "mixed"),
+        Candidate(smallest, "source"),
+    ]  # fmt: skip
+
+
 def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: Workshop) -> None:
     shop = workshop(limit=1e6)
     work = compared(shop)
-    work._most_seconds = float("inf")
+    work.most = Most(float("inf"), float("inf"))
     space, macs = shop.ground.space, shop.scoring.cost_of
     rng = np.random.default_rng(5)
     expected = np.mean([macs(space.sample(rng))[0] for _ in range(500)]) / macs(space.largest())[0]
@@ -277,6 +316,21 @@ def test_finalists_are_expected_to_cost_what_subnets_cost_on_average(workshop: W
     assert work.costs.typical_share == pytest.approx(expected, rel=0.15)
     share = work.costs.relative(work.costs.typical_share)
     assert features == pytest.approx(MARGIN * candidates * images * 1e-3 * share, rel=0.02)
+
+
+def test_what_comes_after_the_winner_is_kept_from_heads(workshop: Workshop) -> None:
+    shop = workshop(limit=1000.0)
+    trials = searched(shop)
+    asked: list[Candidate] = []
+
+    def keeping(seconds: float) -> Callable[[Candidate], float]:
+        return lambda winner: asked.append(winner) or seconds  # type: ignore[func-returns-value]
+
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(1001.0))
+    assert shop.run.read_lines(FILE) == [], "no head has the time"
+    assert {best_first(trials)[0].candidate} < set(asked), "whoever may win"
+    shop.work.choose(trials, Limits(), keep_seconds=keeping(900.0))
+    assert shop.run.read_lines(FILE)
 
 
 def test_heads_keep_no_more_than_their_share_of_the_time(workshop: Workshop) -> None:

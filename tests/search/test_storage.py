@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import CONTEXT
+from journal_writer import write_for_ever
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, JournalStorage
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
@@ -45,33 +43,24 @@ def test_an_unreachable_database_is_a_sentence_without_the_password(tmp_path: Pa
     assert "geheim" not in str(refused.value)
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from nasimb.search.storage import FlockedJournal
-journal = FlockedJournal(Path(sys.argv[1]))
-print("ready", flush=True)
-number = 0
-while True:
-    journal.append_logs([{"who": sys.argv[2], "number": number}])
-    number += 1
-"""
-
-
 def test_a_killed_writer_holds_nobody_up_and_loses_no_line_of_another(tmp_path: Path) -> None:
     file = tmp_path / "work.journal"
     for turn in range(5):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(file), str(turn)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
+        size = file.stat().st_size if file.exists() else 0
+        process = CONTEXT.Process(target=write_for_ever, args=(file, turn))
+        process.start()
+        while not file.exists() or file.stat().st_size == size:
+            assert process.is_alive()
+            time.sleep(0.01)
         time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         start = time.monotonic()
         FlockedJournal(file).append_logs([{"who": "test", "number": turn}])
         assert time.monotonic() - start < 2
     logs = list(FlockedJournal(file).read_logs(0))
     assert [log["number"] for log in logs if log["who"] == "test"] == list(range(5))
+    assert {log["who"] for log in logs} == {"test", *range(5)}
 
 
 def test_a_torn_line_is_cut_off_before_the_next(tmp_path: Path) -> None:

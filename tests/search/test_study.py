@@ -107,7 +107,7 @@ def some(*options: object) -> st.SearchStrategy[tuple[object, ...]]:
 STAGES = st.builds(Stage, depths=some(1, 2), widths=some(8, 16), kernel_sizes=some(3, 5), norms=some("bn", "gn"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sampler=st.sampled_from(sorted(SAMPLERS)), resolutions=some(8, 12), stages=st.lists(STAGES, min_size=1, max_size=2),
     calibrations=some("source", "target-natural"), cost=st.sampled_from([None, "macs"]),

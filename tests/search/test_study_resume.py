@@ -61,7 +61,7 @@ def searched(sampler: str, cost: str | None) -> Question:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("cost", [None, "macs"])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=st.lists(st.tuples(st.integers(0, TRIALS), st.integers(0, 3)), max_size=4))
 def test_rows_are_those_of_an_undisturbed_run(sampler: str, cost: str | None, kills: list[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,8 +24,11 @@ from nasimb.supernet import build_supernet
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.calibrate import (
     CALIBRATIONS,
+    TARGET_DRAW,
     Calibration,
     calibrate,
+    calibration_positions,
+    check_target,
     images_that_pass,
     inherited_statistics,
     make_calibrations,
@@ -150,6 +154,51 @@ def test_a_class_too_small_for_its_share_repeats_its_images_which_are_worth_less
     assert made(["mixed"], images, images, limit=1024)["mixed"].target_worth == found.target_worth
     natural = made(["target-natural"], images, images, limit=1024)["target-natural"]
     assert natural.target_worth == len({image.numpy().tobytes() for image in natural.target_BCHW}) == 27
+
+
+def test_both_sides_of_one_set_are_draws_of_their_own(images: ImageSet) -> None:
+    """Of a super-network trained on the target: mixed would be the source itself, its weights that of no shift."""
+    found = made(["source", "target-balanced", "mixed"], images, images, limit=9)
+    mixed, space = found["mixed"], SearchSpace(
+        name="one", backbone="resnet", stem_width=4, resolutions=(8,), stages=(ONE_STAGE,)
+    )  # fmt: skip
+    assert torch.equal(mixed.source_BCHW, found["source"].source_BCHW)
+    assert torch.equal(mixed.target_BCHW, found["target-balanced"].target_BCHW)
+    shown = [{image.numpy().tobytes() for image in side} for side in (mixed.source_BCHW, mixed.target_BCHW)]
+    assert shown[0] != shown[1]
+    supernet = build_supernet(space, 1, 3, torch.zeros(1), torch.ones(1), torch.Generator().manual_seed(0))
+    subnet = space.largest()
+    assert not same(calibrate(supernet, subnet, mixed), calibrate(supernet, subnet, found["source"]))
+
+
+@pytest.mark.parametrize(("batch", "seen"), [(4, [4, 4]), (9, [9]), (10, [10]), (11, [10])])
+def test_update_sees_whole_batches_alone(
+    images: ImageSet, batch: int, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CALIBRATIONS, "update", replace(CALIBRATIONS["update"], batch=batch))
+    update, supernet = made(["update"], images, images, limit=10)["update"], cast(Supernet, SimpleNamespace())
+    assert [len(part) for part in update.parts(supernet, 10)[1:]] == seen
+    assert (len(update.target_BCHW), update.target_worth) == (sum(seen), sum(seen))
+    less = [len(part) for part in update.limited(7).parts(supernet, 7)[1:]]
+    assert less == ([4] if batch == 4 else [7])
+
+
+@pytest.mark.parametrize(("positions", "limit"), [([0, 1, 12], 1), ([0, 21, 22], 3)])
+def test_too_little_to_mix_is_refused_without_a_super_network(
+    images: ImageSet, positions: list[int], limit: int
+) -> None:
+    """One image alone; or two classes, the single image of one drawn twice: 9 // 5."""
+    target = images.subset(torch.tensor(positions))
+    seed = next(seed for seed in range(9) if limit == 1 or _first_is_twice(target, seed))
+    with pytest.raises(InputError, match=r"mixed needs 2 independent images of the target; got . drawn, of 3"):
+        check_target(["source", "mixed"], lambda: target, seed=seed, limit=limit)
+    check_target(["source", "target-balanced", "update"], lambda: target, seed=seed, limit=limit)
+    check_target(["mixed"], lambda: images, seed=seed, limit=2)
+
+
+def _first_is_twice(target: ImageSet, seed: int) -> bool:
+    positions_B = calibration_positions(target, "balanced", seed=seed, limit=3, key=TARGET_DRAW)
+    return positions_B.tolist().count(0) == 2
 
 
 def test_calibration_images_are_fixed_by_the_seed(images: ImageSet) -> None:

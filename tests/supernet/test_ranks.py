@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import two_ranks
+from forked import CONTEXT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nasimb.errors import Elsewhere, InputError
 from nasimb.supernet.ranks import ONE_PROCESS, Ranks, micro_batches
 from nasimb.supernet.train import Training
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(two_ranks.__file__)
 
 
 def free_port() -> int:
@@ -34,17 +29,16 @@ def free_port() -> int:
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks found in every quick scenario."""
     folder = tmp_path_factory.mktemp("ranks")
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), "quick"],
-            env={**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE, text=True,
-        )
+        CONTEXT.Process(target=two_ranks.forked, args=(folder, {**told, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
         for rank in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=200)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

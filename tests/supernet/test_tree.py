@@ -20,7 +20,7 @@ from nasimb.supernet.fold import folded
 from nasimb.supernet.tree import SubnetTree
 
 NewSupernet = Callable[..., Supernet]
-function_scoped = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+function_scoped = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def pixels(count: int, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""What two processes find together, for test_ranks.py: `torchrun ... tests/supernet/two_ranks.py FOLDER quick`.
+"""What two processes find together, for test_ranks.py and test_torchrun.py: `torchrun ... two_ranks.py FOLDER`.
 
 Every scenario takes its ranks, so that the test can ask one process the same.
 """
@@ -6,6 +6,7 @@ Every scenario takes its ranks, so that the test can ask one process the same.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -191,5 +192,11 @@ def main(folder: Path, scenarios: dict[str, Scenario]) -> None:
     torch.save(found, folder / f"{ranks.rank}.pt")
 
 
+def forked(folder: Path, environment: dict[str, str]) -> None:
+    """A rank in a process that is there already, with its imports."""
+    os.environ.update(environment)
+    main(folder, QUICK)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {"quick": QUICK, "long": LONG}[sys.argv[2]])
+    main(Path(sys.argv[1]), LONG)
