@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,18 @@ RESAMPLES = 2000
 SHOWN = ("balanced_accuracy", "accuracy", "many", "medium", "few")
 
 
+class Predicted(NamedTuple):
+    """What one model says of every image.
+
+    Attributes:
+        predicted_N: int64 class indices.
+        probability_N: float32, softmax probability of that class.
+    """
+
+    predicted_N: np.ndarray
+    probability_N: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Tested:
     """How one model did on the test split.
@@ -24,11 +36,13 @@ class Tested:
     Attributes:
         predicted_N: class of every test image, in the split's order.
         intervals: 95 % bootstrap intervals by metric, over test images resampled within their class.
+        probability_N: of that class; None where it was not kept.
     """
 
     predicted_N: np.ndarray
     metrics: Metrics
     intervals: Mapping[str, tuple[float, float]]
+    probability_N: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The "test" part of result.json: fractions, null where a group is empty."""
@@ -41,7 +55,7 @@ class Tested:
 @torch.no_grad()
 def predict_test(
     backbone: nn.Module, heads: Mapping[str, nn.Module], test: ImageSet, *, batch_size: int, device: torch.device
-) -> dict[str, np.ndarray]:
+) -> dict[str, Predicted]:
     """What every head says of every test image, from one pass through the backbone they share.
 
     Args:
@@ -49,11 +63,14 @@ def predict_test(
         heads: features_BD -> logits_BK over `test.classes`, by name.
     """
     predicted = {name: torch.empty(len(test), dtype=torch.int64) for name in heads}
+    probability = {name: torch.empty(len(test)) for name in heads}
     for images_BCHW, positions_B in test.batches(batch_size, device):
         features_BD = backbone(images_BCHW)
         for name, head in heads.items():
-            predicted[name][positions_B] = head(features_BD).argmax(1).cpu()
-    return {name: predicted_N.numpy() for name, predicted_N in predicted.items()}
+            best_B = head(features_BD).float().softmax(1).max(1)
+            predicted[name][positions_B] = best_B.indices.cpu()
+            probability[name][positions_B] = best_B.values.cpu()
+    return {name: Predicted(predicted[name].numpy(), probability[name].numpy()) for name in heads}
 
 
 def assess(predicted_N: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray, *, seed: int) -> Tested:

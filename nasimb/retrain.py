@@ -190,9 +190,10 @@ def _tested(
     """The old head as "before", and every new one, from one pass over the test images."""
     modules = {"before": old.head, **{name: head.to_module().to(device) for name, head in heads.items()}}
     predicted = predict_test(old.backbone, modules, test, batch_size=BATCH_SIZE, device=device)
-    predicted["before"] = _renumbered(old, predicted["before"], test)
+    said = {name: one.predicted_N for name, one in predicted.items()}
+    said["before"] = _renumbered(old, said["before"], test)
     labels_N = test.labels_N.numpy()
-    return {name: assess(predicted_N, labels_N, counts_K, seed=seed) for name, predicted_N in predicted.items()}
+    return {name: assess(predicted_N, labels_N, counts_K, seed=seed) for name, predicted_N in said.items()}
 
 
 def _before(tested: Tested, *, same_classes: bool) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def test_all_heads_share_one_pass_in_the_order_of_the_split() -> None:
     assert backbone.seen == len(test)
     images = test.store.read(test.indices_N, torch.device("cpu")).flatten(1).float()
     for name, head in heads.items():
-        assert found[name].tolist() == head(images).argmax(1).tolist()
+        logits = head(images)
+        assert found[name].predicted_N.tolist() == logits.argmax(1).tolist()
+        np.testing.assert_allclose(found[name].probability_N, logits.softmax(1).max(1).values, rtol=1e-5)
 
 
 def test_an_assessment_by_hand() -> None:

@@ -23,6 +23,7 @@ from nasimb.config import RunConfig
 from nasimb.errors import BudgetError, InputError, Interrupted, ResumeError
 from nasimb.export import load
 from nasimb.ledger import clock_seconds, read_account
+from nasimb.phases.normalised import ROLE
 from nasimb.pipeline import _load_source, run_search, train_supernet
 from nasimb.progress import Progress
 from nasimb.rundir import RunDir
@@ -104,7 +105,13 @@ def check_schema(result: dict[str, Any]) -> None:
     assert set(result) >= {"schema", "winner", "baselines", "spend", "trials", "provenance"}
     assert result["schema"] == 1
     assert result["calibrations"] is None, "one policy: nothing to compare"
-    assert set(result["baselines"]) == {"smallest", "largest", "largest_plain_head", "random"}
+    assert set(result["baselines"]) - {ROLE} == {"smallest", "largest", "largest_plain_head", "random"}
+    winner, largest = result["winner"], result["baselines"]["largest"]
+    alike = (winner["subnet"]["norms"], winner["calibration"]) == (largest["subnet"]["norms"], "source")
+    if result["spend"]["limit_seconds"] is None:
+        assert (ROLE in result["baselines"]) is not alike
+    if ROLE in result["baselines"]:
+        assert result["baselines"][ROLE]["subnet"] == {**largest["subnet"], "norms": winner["subnet"]["norms"]}
     for entry in (result["winner"], *result["baselines"].values()):
         check_model_entry(entry)
     spend = result["spend"]

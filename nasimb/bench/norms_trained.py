@@ -189,6 +189,6 @@ def tested(network: nn.Sequential, task: Task, device: torch.device) -> dict[str
     """Recalls on the test split, by group and class."""
     head = network[1]
     predicted = predict_test(network[0], {"trained": head}, task.test, batch_size=500, device=device)["trained"]
-    found = measure(predicted, task.test.labels_N.numpy(), task.target.class_counts_K.numpy())
+    found = measure(predicted.predicted_N, task.test.labels_N.numpy(), task.target.class_counts_K.numpy())
     values: dict[str, object] = {group: getattr(found, group) for group in GROUPS if group != "tail"}
     return {**values, "recalls": found.recalls_K}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nasimb.cli.options import DATA_FORMS, Format
+from nasimb.visible import visible
 
 
 def inspect(
@@ -60,12 +61,39 @@ def report(
             help="terminal, markdown, csv (one row a model, plain numbers), json (each result.json), svg (a picture).",
         ),
     ] = Format.terminal,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write one HTML page here that opens offline, on any screen and paper."),
+    ] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(help="Write the numbers of that page into this folder: CSV, Parquet, Markdown, and report.json."),
+    ] = None,
 ) -> None:
-    """Tables of a finished run, or of several side by side.
+    """Tables of a finished run, or of several side by side; or a page, and files for programs.
 
     One run: the winner against every baseline with 95 % intervals (n.s.: not significant), the Pareto set of cost and
     accuracy, the spend by phase, and what was done to the data. Several: one line each.
+
+    With --html or --tables, stdout names what was written instead.
     """
     from nasimb.report.show import print_report
 
-    print_report(runs, form)
+    if page is None and tables is None:
+        print_report(runs, form)
+        return
+    from nasimb.durable import check_writable
+    from nasimb.report.files import check_folder, write_tables
+    from nasimb.report.findings import findings
+    from nasimb.report.page import write_page
+
+    if page is not None:
+        check_writable(page)
+    if tables is not None:
+        check_folder(tables)
+    found = findings(runs)
+    if page is not None:
+        write_page(found, page)
+        print(visible(f"page: {page}"))
+    if tables is not None:
+        print(visible(f"tables: {len(write_tables(found, tables))} files in {tables}"))

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from nasimb.heads.compare import Named
+from torch import Tensor
+
+from nasimb.heads.compare import HeldOut, Named
+from nasimb.metrics import Metrics, measure, objective_value
 
 T = TypeVar("T")
 
@@ -52,6 +55,22 @@ def distinct(values: Iterable[T]) -> list[T]:
         if value not in found:
             found.append(value)
     return found
+
+
+def best_settings(
+    found: Iterable[HeldOut], truth_M: Tensor, class_counts_K: Tensor, objective: str
+) -> list[tuple[float, HeldOut, Metrics]]:
+    """Of every kind of head its best setting, with the objective's value and all metrics.
+
+    Ties go to the smaller loss.
+    """
+    best: dict[str, tuple[float, HeldOut, Metrics]] = {}
+    for one in found:
+        metrics = measure(one.predicted_M, truth_M, class_counts_K)
+        value, kind = objective_value(metrics, objective), head_name(one.head)
+        if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
+            best[kind] = value, one, metrics
+    return list(best.values())
 
 
 def head_name(head: Named) -> str:

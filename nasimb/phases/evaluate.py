@@ -18,6 +18,7 @@ from nasimb.heads.compare import label
 from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import Choice
 from nasimb.phases.comparison import LARGE_PROBLEM
+from nasimb.phases.examples import classes_of
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.refit import Refits
 from nasimb.search.candidate import Scoring, statistics_of
@@ -116,6 +117,7 @@ def evaluate_models(
         if role != "winner":
             entries[role]["winner_gain"] = gain(tested["winner"], tested[role], task.test, counts_K, seed=seed)
     _keep_predictions(session, task.test, tested)
+    session.run.write_json("classes.json", classes_of(tested["winner"], task.test, task.target))
     winner = entries.pop("winner")
     finalists["winner"].model.description.metrics.update(test=winner["test"], cost=winner["cost"])
     save(finalists["winner"].model, session.run.best)
@@ -144,8 +146,9 @@ def _tested(
         backbone = next(iter(models.values())).backbone
         heads = {role: model.head for role, model in models.items()}
         predicted = predict_test(backbone, heads, task.test, batch_size=scoring.batch_size, device=scoring.device)
-        for role, predicted_N in predicted.items():
-            tested[role] = assess(predicted_N, labels_N, counts_K, seed=seed)
+        for role, one in predicted.items():
+            found = assess(one.predicted_N, labels_N, counts_K, seed=seed)
+            tested[role] = replace(found, probability_N=one.probability_N)
         session.tick(PHASE, 0.5 + 0.5 * len(tested) / len(finalists), f"{', '.join(models)} tested")
     return {role: tested[role] for role in finalists}
 
@@ -165,11 +168,13 @@ def _entry(finalist: Finalist, tested: Tested) -> dict[str, Any]:
 
 
 def _keep_predictions(session: Session, test: ImageSet, tested: Mapping[str, Tested]) -> None:
-    """RUN/predictions.csv: every test image with its label and what each model said, for later comparisons."""
-    classes = np.array(test.classes)
+    """RUN/predictions.csv: every test image with its label, what each model said, and how sure the winner was."""
+    classes, sure_N = np.array(test.classes), tested["winner"].probability_N
+    assert sure_N is not None
     columns = {
         "image": [test.name(position) for position in range(len(test))],
         "label": classes[test.labels_N.numpy()],
         **{role: classes[result.predicted_N] for role, result in tested.items()},
+        "winner_probability": [f"{value:.4f}" for value in sure_N],
     }
     session.run.write_text("predictions.csv", pd.DataFrame(columns).to_csv(index=False))

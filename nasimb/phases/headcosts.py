@@ -74,6 +74,7 @@ class HeadCosts:
         fitted, held_out, test, target: numbers of images.
         crops: of every image, in the last fit.
         policies: calibrations of the run, which the winner's subnet is compared under.
+        normalised: 1 if heads are compared on the largest subnet with the winner's norms too, else 0.
         typical_share, smallest_share: MACs of an average subnet and of the smallest, in units of the largest.
         smallest_seconds: what the smallest takes, in units of the largest.
         calibrate_seconds, image_seconds: of the largest subnet, and of one image through it.
@@ -91,6 +92,7 @@ class HeadCosts:
     crops: int
     typical_share: float
     policies: int = 1
+    normalised: int = 0
     smallest_share: float = 0.0
     smallest_seconds: float = 1.0
     calibrate_seconds: float = 0.0
@@ -134,10 +136,12 @@ class HeadCosts:
     def finalists_seconds(self) -> float:
         """To compare every head on every finalist and baseline.
 
-        Fits cost much the same for all; features of the largest are at hand, those of others cost less.
+        Fits cost much the same for all; features of the largest are at hand but for other norms, those of others cost
+        less.
         """
         fit_seconds = sum(self.compare_seconds(head) for head in self.heads)
-        return self.finalists * (self.relative(self.typical_share) * self.features_seconds() + fit_seconds)
+        networks = self.finalists * self.relative(self.typical_share) + self.normalised
+        return networks * self.features_seconds() + (self.finalists + self.normalised) * fit_seconds
 
     def calibration_seconds(self, share: float, taken_seconds: float = 0.0) -> float:
         """To be kept for one calibration of a subnet with this share of the largest one's MACs.
@@ -157,9 +161,10 @@ class HeadCosts:
         Args:
             passed_again: whether the target images pass through every tested network once more.
         """
-        # The largest, the winner, the best of random, and the smallest.
-        networks = 1 + 2 * self.relative(self.typical_share) + self.smallest_seconds
-        return LastPhase(networks, networks * passed_again, LARGEST_HEADS * self._longest_seconds, SUBNETS)
+        # The largest, once or twice, the winner, the best of random, and the smallest.
+        networks = 1 + self.normalised + 2 * self.relative(self.typical_share) + self.smallest_seconds
+        fit_seconds = (LARGEST_HEADS + self.normalised) * self._longest_seconds
+        return LastPhase(networks, networks * passed_again, fit_seconds, SUBNETS + self.normalised)
 
     def evaluate_seconds(self, last: LastPhase, again_seconds: float | None = None) -> float:
         """What the evaluate phase needs: each head fitted, each subnet timed and shown the test images.

@@ -12,18 +12,17 @@ from dataclasses import asdict, replace
 from torch import Tensor
 
 from nasimb.data.base import ImageSet
-from nasimb.errors import WorkError
 from nasimb.heads import Head
 from nasimb.heads.checkpoint import Checkpoint
-from nasimb.heads.compare import HeldOut, Named, by_folds, by_holdout, unseen
+from nasimb.heads.compare import Named, by_folds, by_holdout, unseen
 from nasimb.heads.logistic import Progress
-from nasimb.metrics import Metrics, measure, objective_value
 from nasimb.nn.moments import Statistics
+from nasimb.phases import normalised
 from nasimb.phases.admission import comparisons_not_started
 from nasimb.phases.choice import Choice, merit, shown
 from nasimb.phases.comparison import PLAIN as PLAIN
 from nasimb.phases.comparison import Comparison as Comparison
-from nasimb.phases.comparison import distinct, head_name
+from nasimb.phases.comparison import best_settings, distinct, head_name
 from nasimb.phases.crops import Crops
 from nasimb.phases.headcosts import BASELINES as BASELINES
 from nasimb.phases.headcosts import HeadCosts, LastPhase, Most, most_for_largest
@@ -72,6 +71,7 @@ class HeadWork:
             target=num_target,
             crops=self.crops.count,
             policies=len(scoring.calibrations),
+            normalised=int(normalised.possible(scoring.supernet.space, scoring.calibrations)),
             typical_share=typical_share(scoring),
             smallest_share=macs_share(scoring, scoring.supernet.space.smallest()),
         )
@@ -211,6 +211,8 @@ class HeadWork:
     ) -> dict[str, Choice]:  # fmt: skip
         """The winner and every baseline with their heads: winner, smallest, largest, largest_plain_head, random.
 
+        And largest_normalised, where the winner's norms or calibration are others and there was time to compare heads.
+
         Args:
             earlier: winners before the run was extended; they stand for election again, whatever was found since.
             keep_seconds: besides the test's, what must be left where this one wins.
@@ -219,21 +221,18 @@ class HeadWork:
             WorkError: no trial within the limits has a score. Interrupted: as `Session.tick`.
         """
         ranked = best_first(list(trials))
-        within = [trial for trial in ranked if limits.exceeded(trial.macs, trial.params) is None]
-        if not within:
-            raise WorkError(
-                "a candidate within the limits must have a score",
-                got=f"none of {len(trials)} trials",
-                do="See the reasons in trials.csv; train the super-network longer, or raise the limits.",
-            )
+        within = limits.kept_by(ranked)
         baselines = {kind: scored_as(kind, trials, ranked) for kind in ("smallest", "largest")}
         baselines["random"] = next((t for t in within if t.kind == "random"), None)
-        former = [trial for trial in within if trial.candidate in earlier]
+        former, largest = [trial for trial in within if trial.candidate in earlier], baselines["largest"]
         others = [trial for trial in baselines.values() if trial is not None]
-        finalists = self._compare_finalists(within, others, former, keep_seconds)
-        found = {"winner": self.best_of(self._favourite([*finalists, *former]))}
+        finalists = self._compare_finalists(within, others, former, largest, keep_seconds)
+        winner = self._favourite([*finalists, *former])
+        found = {"winner": self.best_of(winner)}
+        other = normalised.normalised(largest, winner.candidate, self.scoring.cost_of)
+        if other is not None and self._tried(other.candidate):
+            baselines[normalised.ROLE] = other
         found |= {kind: self.best_of(trial) for kind, trial in baselines.items() if trial is not None}
-        largest = baselines["largest"]
         return found if largest is None else {**found, "largest_plain_head": self._plain(largest)}
 
     def _favourite(self, finalists: Sequence[Trial]) -> Trial:
@@ -245,13 +244,14 @@ class HeadWork:
         return max(tried, key=lambda trial: merit(self.best_of(trial)))
 
     def _compare_finalists(
-        self, within: list[Trial], baselines: list[Trial], former: list[Trial],
+        self, within: list[Trial], baselines: list[Trial], former: list[Trial], largest: Trial | None,
         keep_seconds: Callable[[Candidate], float],
     ) -> list[Trial]:  # fmt: skip
         """Heads for the best candidates and the baselines; what time a limit leaves goes to the next best ones.
 
         Args:
             former: stand for election besides.
+            largest: is compared with the norms of the favourite too.
             keep_seconds: as `choose` takes it.
         """
 
@@ -259,7 +259,9 @@ class HeadWork:
             """What comes after needs, whether this one or the favourite wins."""
             either = [self._favourite([*finalists, *former]), *trial]
             more_seconds = max(keep_seconds(one.candidate) for one in either)
-            return self.evaluate_seconds(self._last_phase(either, baselines)) + more_seconds
+            other = normalised.normalised(largest, either[0].candidate, self.scoring.cost_of)
+            tested = baselines if other is None else distinct([*baselines, other])
+            return self.evaluate_seconds(self._last_phase(either, tested)) + more_seconds
 
         count = self.comparison.count
         finalists = within[:count]
@@ -267,6 +269,10 @@ class HeadWork:
         heads = self.comparison.heads
         for number, trial in enumerate(order):
             self._try(trial.candidate, heads, number / len(order), keep_seconds=kept_seconds(trial))
+        favourite = self._favourite([*finalists, *former])
+        other = normalised.normalised(largest, favourite.candidate, self.scoring.cost_of)
+        if other is not None:
+            self._try(other.candidate, heads, 1.0, keep_seconds=kept_seconds(other))
         if self.session.ledger.limit_seconds is None:
             return finalists
         for trial in within[count:]:
@@ -371,15 +377,14 @@ class HeadWork:
 
     def _compare(self, candidate: Candidate, head: Named, fitted_ND: Tensor, held_MD: Tensor | None) -> list[Choice]:
         """The head as it is and with each post-hoc correction, each at its best setting on held-out images."""
-        scoring, comparison = self.scoring, self.comparison
-        start = self.session.clock()
+        scoring, start = self.scoring, self.session.clock()
         labels_N, num_classes = scoring.fitted.labels_N.to(scoring.device), scoring.fitted.num_classes
         if held_MD is None:
+            truth_M, estimator = scoring.fitted.labels_N, f"{self._folds}-fold"
             found = by_folds(
                 head, fitted_ND, labels_N, num_classes,
-                penalties=self._penalties, folds=self._folds, seed=comparison.seed, between=self._between,
+                penalties=self._penalties, folds=self._folds, seed=self.comparison.seed, between=self._between,
             )  # fmt: skip
-            truth_M, estimator = scoring.fitted.labels_N, f"{self._folds}-fold"
         else:
             assert scoring.validation is not None
             truth_M, estimator = scoring.validation.labels_N, "holdout"
@@ -387,14 +392,9 @@ class HeadWork:
                 head, fitted_ND, labels_N, held_MD, truth_M, num_classes,
                 penalties=self._penalties, between=self._between,
             )  # fmt: skip
-        best: dict[str, tuple[float, HeldOut, Metrics]] = {}
-        for one in found:
-            metrics = measure(one.predicted_M, truth_M, scoring.class_counts_K)
-            value, kind = objective_value(metrics, scoring.objective), head_name(one.head)
-            if kind not in best or (value, -one.balanced_loss) > (best[kind][0], -best[kind][1].balanced_loss):
-                best[kind] = value, one, metrics
+        best = best_settings(found, truth_M, scoring.class_counts_K, scoring.objective)
         seconds = self.session.clock() - start
         return [
             Choice(candidate, one.head, one.setting, value, one.balanced_loss, shown(metrics), estimator, seconds)
-            for value, one, metrics in best.values()
+            for value, one, metrics in best
         ]

@@ -13,6 +13,7 @@ from nasimb.search.trial import FINISHED, SCREENED, Trial, pareto_set
 NAMES = {
     "winner": "winner",
     "random": "best of random",
+    "largest_normalised": "largest, winner's norms",
     "largest": "largest",
     "largest_plain_head": "largest, plain head",
     "smallest": "smallest",

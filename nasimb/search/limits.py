@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nasimb.errors import InputError
+from nasimb.errors import InputError, WorkError
+from nasimb.search.trial import Trial
 from nasimb.space import SearchSpace, Subnet
 
 CostOf = Callable[[Subnet], tuple[int, int]]
@@ -28,6 +29,21 @@ class Limits:
         if self.max_params is not None and params > self.max_params:
             return f"{params} parameters exceed the limit of {self.max_params}"
         return None
+
+    def kept_by(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that keep the limits.
+
+        Raises:
+            WorkError: none does.
+        """
+        within = [trial for trial in trials if self.exceeded(trial.macs, trial.params) is None]
+        if not within:
+            raise WorkError(
+                "a candidate within the limits must have a score",
+                got=f"none of {len(trials)} trials",
+                do="See the reasons in trials.csv; train the super-network longer, or raise the limits.",
+            )
+        return within
 
 
 @dataclass(frozen=True, slots=True)

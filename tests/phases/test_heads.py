@@ -74,6 +74,25 @@ def test_without_time_every_role_keeps_its_ranking_head(workshop: Workshop, monk
     assert choices["largest_plain_head"].candidate == largest(shop)
 
 
+def test_the_largest_with_the_winners_norms_is_a_baseline_where_these_are_others(workshop: Workshop) -> None:
+    shop = workshop("heads.count=1")
+    trials = searched(shop, 8)
+    other = next(trial for trial in trials if trial.score is not None and "nbn" in trial.candidate.subnet.norms)
+    plain = next(trial for trial in trials if trial.kind == "largest")
+    for favourite in (other, plain):
+        choices = shop.work.choose([replace(one, score=2.0) if one is favourite else one for one in trials], Limits())
+        assert choices["winner"].candidate == favourite.candidate
+        found = choices.get("largest_normalised")
+        if favourite is plain:
+            assert found is None
+            continue
+        assert found is not None
+        norms = favourite.candidate.subnet.norms
+        assert found.candidate.subnet == replace(largest(shop).subnet, norms=norms)
+        assert found.estimator == "2-fold"
+        assert shop.run.read_lines(FILE)[-1]["choices"][0]["subnet"]["norms"] == list(norms)
+
+
 def test_the_plain_baseline_is_unweighted_cross_entropy(workshop: Workshop) -> None:
     shop = workshop()
     trials = searched(shop, 3)

@@ -1,0 +1,113 @@
+"""A report as one HTML file that loads nothing from elsewhere: plotly for the figures, jinja2 for the rest.
+
+Everything that comes from users (class names, paths, notes, commands) is text to the template, never markup. Figures
+travel as JSON in which no tag can begin. The page forbids itself every request by its content security policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from nasimb.durable import replace_whole
+from nasimb.report import sections
+from nasimb.report.figures import side_by_side
+from nasimb.report.findings import Findings
+from nasimb.report.sections import Figure, Section
+from nasimb.report.tables import comparison
+from nasimb.visible import visible
+
+
+@dataclass(frozen=True, eq=False)
+class Chapter:
+    """One run on the page."""
+
+    name: str
+    number: int
+    answer: str
+    tiles: tuple[sections.Tile, ...]
+    missing: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+def write_page(found: Sequence[Findings], file: Path) -> None:
+    """Write the page whole or not at all."""
+    replace_whole(file, page(found).encode())
+
+
+def page(found: Sequence[Findings]) -> str:
+    """The whole page of one run, or of several side by side and then one after the other."""
+    chapters = [_chapter(one, number) for number, one in enumerate(found)]
+    together = None
+    if len(found) > 1:
+        entries = {one.name: one.run.finished_result()["winner"]["test"] for one in found}
+        table = comparison([one.run for one in found]).assign(run=[one.name for one in found])
+        alt = "The winners' recalls on the test split, one row a run; the table below has the numbers."
+        together = Figure("together", side_by_side(entries), alt, table, shut=False)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=f"nasimb report: {', '.join(one.name for one in found)}",
+            chapters=chapters,
+            together=together,
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def _chapter(one: Findings, number: int) -> Chapter:
+    made = (
+        sections.bought, sections.costs, sections.by_class, sections.budget, sections.chosen, sections.receipt,
+    )  # fmt: skip
+    return Chapter(
+        name=one.name,
+        number=number,
+        answer=sections.answer(one),
+        tiles=sections.tiles(one),
+        missing=tuple(one.missing),
+        sections=tuple(build(one) for build in made),
+    )
+
+
+def figure_json(figure: go.Figure) -> Markup:
+    """The figure as JSON that may stand in a script element: no tag, comment or line separator can begin in it."""
+    text = figure.to_json()
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def table_values(frame: pd.DataFrame) -> Mapping[str, Any]:
+    """Columns with whether they hold numbers, and rows of cells; missing ones are empty."""
+    columns = [
+        {"name": str(name), "number": pd.api.types.is_numeric_dtype(frame[name])} for name in frame.columns
+    ]  # fmt: skip
+    rows = [["" if pd.isna(cell) else _cell(cell) for cell in row] for row in frame.itertuples(index=False)]
+    return {"columns": columns, "rows": rows}
+
+
+def _cell(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("nasimb.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=_finished,
+    )  # fmt: skip
+    made.filters.update(figure_json=figure_json, table_values=table_values)
+    return made
+
+
+def _finished(value: object) -> object:
+    """What the template prints: markup of its own as it is, text without control characters."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
