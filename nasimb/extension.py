@@ -3,7 +3,7 @@
 ```
 RUN/extensions.json    every extension: what was added, the budgets before and after, where it was asked for
 RUN/result-1.json      the result before the first extension; result-2.json before the second, and so on
-RUN/predictions-1.csv  what its models said of the test images
+RUN/predictions-1.csv  what its models said of the test images; classes-1.json: where its winner was wrong
 ```
 
 The record is written first, then the budget in config.yaml, then the old result is set aside. Each step is atomic and
@@ -20,7 +20,7 @@ from nasimb.errors import ResumeError
 from nasimb.rundir import RunDir
 
 FILE = "extensions.json"
-RESULT, PREDICTIONS = "result.json", "predictions.csv"
+RESULT, PREDICTIONS, CLASSES = "result.json", "predictions.csv", "classes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def settle(run: RunDir) -> None:
     result = run.read_json(RESULT)
     if result is not None and result["spend"]["limit"] != budget:
         number = len(earlier_results(run)) + 1
-        for name in (PREDICTIONS, RESULT):  # the result last: it says that this is still to be done
+        for name in (CLASSES, PREDICTIONS, RESULT):  # the result last: it says that this is still to be done
             file = run.path / name
             if file.exists():
                 file.replace(file.with_stem(f"{file.stem}-{number}"))

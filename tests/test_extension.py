@@ -44,6 +44,7 @@ def a_run(folder: Path, *, finished: bool = True) -> RunDir:
 def end(run: RunDir, budget: str) -> None:
     """The run finishes on this budget."""
     (run.path / "predictions.csv").write_text(f"image,label\n{budget},0\n")
+    run.write_json("classes.json", {"budget": budget})
     run.write_json("result.json", {"spend": {"limit": budget}})
 
 
@@ -62,6 +63,8 @@ def test_a_finished_run_gets_its_budget_and_keeps_what_it_found(tmp_path: Path) 
     assert run.read_json("result.json") is None
     assert result_of(run, "result-1.json") == {"spend": {"limit": "8gpu-h"}}
     assert "8gpu-h" in (run.path / "predictions-1.csv").read_text()
+    assert result_of(run, "classes-1.json") == {"budget": "8gpu-h"}
+    assert run.read_json("classes.json") is None
     assert extensions(run) == [FIRST]
     assert first_budget(run) == "8gpu-h"
 
@@ -129,7 +132,7 @@ def test_a_kill_between_any_two_steps_is_mended(
         if left[0] >= 0:
             break
         steps += 1
-    assert steps == (4 if finished else 2)
+    assert steps == (5 if finished else 2)
 
 
 @pytest.mark.parametrize("text", ['{"extensions": [{"added": "+1h"}]}', '{"extensions": 3}', "{}", "{"])
