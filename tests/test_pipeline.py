@@ -626,9 +626,9 @@ def test_the_smallest_budget_that_is_named_works(tmp_path: Path, monkeypatch: py
 
 
 def test_heads_too_slow_for_the_budget_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fit of a second, four a comparison: the time goes to the search and the ranking heads go to the test."""
+    """Four seconds a fit, four fits a comparison: the time goes to the search and the ranking heads go to the test."""
     clock = FakeTime(monkeypatch, step=0.1, image=5e-3, fit=4.0)
-    config = tiny_config(tmp_path, "training.precision=float32", budget="100s")
+    config = tiny_config(tmp_path, "training.precision=float32", "heads.folds=4", budget="100s")
     result = run_search(config, tmp_path / "run", clock=clock)
     check_schema(result)
     assert result["spend"]["spent_seconds"] <= 100
