@@ -258,6 +258,40 @@ def load_config(file: str | None, options: Mapping[str, Any], assignments: Seque
     return parse(RunConfig, values, what="the configuration").resolved()
 
 
+def as_typed(
+    *,
+    config: str | None = None,
+    assign: Sequence[str] | None = None,
+    supernet: str | Path | None = None,
+    calibration: str | Sequence[str] | None = None,
+    sampling: str | None = None,
+    head_crops: int | None = None,
+    **options: Any,
+) -> RunConfig:
+    """The configuration that options by their names on the command line ask for; None means not given.
+
+    Args:
+        config: as `load_config` takes its file; `assign` as its assignments.
+        calibration: names, several joined by commas too.
+        options: those that `RunConfig` names alike.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    named = {
+        **options,
+        "supernet": None if supernet is None else str(supernet),
+        "calibrations": None if calibration is None else _split(calibration),
+    }
+    more = [] if sampling is None else [f"training.sampling={sampling}"]
+    more += [] if head_crops is None else [f"heads.crops={head_crops}"]
+    return load_config(config, named, [*more, *(assign or [])])
+
+
+def _split(names: str | Sequence[str]) -> list[str]:
+    return (names if isinstance(names, str) else ",".join(names)).split(",")
+
+
 def _yaml_value(text: str) -> object:
     try:
         return yaml.safe_load(text)

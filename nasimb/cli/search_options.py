@@ -151,16 +151,13 @@ def configuration(
     config: Config, assign: Assignments, device: Device, skip_bad_images: SkipBadImages, download: Download,
 ) -> tuple[RunConfig, Path]:  # fmt: skip
     """What these options ask for, and the folder of the run. Raises as `load_config`."""
-    from nasimb.config import load_config
+    from nasimb.config import as_typed
 
-    options = {
-        "data": data, "source": source, "supernet": None if supernet is None else str(supernet),
-        "imbalance_factor": imbalance_factor, "profile": profile, "budget": budget, "space": space,
-        "objective": objective, "max_macs": max_macs, "max_params": max_params, "sampler": sampler,
-        "calibrations": None if calibration is None else ",".join(calibration).split(","), "validation": validation,
-        "seed": seed, "device": device, "skip_bad_images": skip_bad_images, "download": download,
-    }  # fmt: skip
-    more = [] if sampling is None else [f"training.sampling={sampling.value}"]
-    more += [] if head_crops is None else [f"heads.crops={head_crops}"]
-    chosen = load_config(config, options, [*more, *(assign or [])])
+    chosen = as_typed(
+        data=data, source=source, supernet=supernet, imbalance_factor=imbalance_factor, profile=profile, budget=budget,
+        space=space, objective=objective, max_macs=max_macs, max_params=max_params, sampler=sampler,
+        sampling=None if sampling is None else sampling.value, calibration=calibration, head_crops=head_crops,
+        validation=validation, seed=seed, config=config, assign=assign, device=device,
+        skip_bad_images=skip_bad_images, download=download,
+    )  # fmt: skip
     return chosen, run or Path("runs") / chosen.run_name()
