@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from torch import Tensor
 from nasimb.cost.macs import macs_and_params
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
-from nasimb.data.task import load_task
+from nasimb.data.task import Task, load_task
+from nasimb.durable import replace_whole
 from nasimb.errors import DataError, InputError, unknown_name
-from nasimb.evaluate import Tested, assess, predict_test
+from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Model, load, model_folder, save
 from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds
@@ -31,6 +35,7 @@ from nasimb.rundir import RunDir
 from nasimb.supernet.checkpoint import read_tensors
 
 BATCH_SIZE = 512
+COMPARISON = "comparison.json"
 
 
 def retrain_head(
@@ -52,12 +57,14 @@ def retrain_head(
         source: a run folder or a model folder.
         data: the new images, as `parse_dataset` takes them; their classes need not be the old ones.
         loss: of the reweighted head, or a closed-form head's name. Its penalty is chosen by stratified folds.
-        out: folder of the new model; None is the next free `source/heads/NUMBER`. Never overwrites.
+        out: folder of the new model; None is the next free `source/heads/NUMBER`. Never overwrites, and never takes
+            the old model's place: that is for whoever reads the comparison, which is kept beside the new one.
         crops: of every image, that the plain and the new head are fitted to once their penalties are chosen.
 
     Returns:
         "before" (the old head; it can only name classes it knows), "plain_head" and "after": the "test" part of
-        result.json each ("before" without F1 where the classes differ); "saved", "classes", "test_images", "notes".
+        result.json each ("before" without F1 where the classes differ); "gains": of "after" over the other two on the
+        same test images, {metric: [difference, low, high]}; "saved", "classes", "test_images", "notes".
 
     Raises:
         InputError: the model, the images or the loss are not fit for each other, or `out` exists.
@@ -73,7 +80,8 @@ def retrain_head(
     )
     target, test = task.target, task.test
     seen_notes = _check_unseen(source, test)
-    saved = _free_folder(source, out)
+    if out is not None and out.exists():
+        raise _taken(out)
     alone_ND = _features(old, target, device)
     views = Crops(crops, task.flip, seed).fitting(*alone_ND.shape)
     features_ND = views.features(
@@ -82,11 +90,9 @@ def retrain_head(
     wanted = (("plain_head", PLAIN), ("after", loss))
     heads = {name: _fitted(head, features_ND, target, views, seed) for name, head in wanted}
     results = _tested(old, heads, test, target.class_counts_K.numpy(), device, seed)
-    _save(old, heads["after"], target, results["after"], saved, views.count)
     known = [name for name in target.classes if name in old.classes]
-    return {
-        **{name: tested.to_dict() for name, tested in results.items()},
-        "before": _before(results["before"], same_classes=set(old.classes) == set(target.classes)),
+    result = {
+        **_compared(results, task, same_classes=set(old.classes) == set(target.classes), seed=seed),
         "loss": loss,
         "setting": heads["after"].setting,
         "solver": heads["after"].solver,
@@ -102,8 +108,9 @@ def retrain_head(
             *_solver_notes(heads["after"], target),
             f"The old head knows {len(known)} of the {len(target.classes)} classes.",
         ],
-        "saved": str(saved),
     }
+    saved = _kept(_new_model(old, heads["after"], target, results["after"], views.count), result, source, out)
+    return {**result, "saved": str(saved)}
 
 
 def head_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -119,6 +126,13 @@ def head_table(result: dict[str, Any]) -> pd.DataFrame:
                 row[name.replace("_", " ")] = f"{100 * test[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """One sentence on whether the new head is better than the old one."""
+    gained, low, high = (100 * value for value in result["gains"]["before"]["balanced_accuracy"])
+    clear = "" if low > 0 or high < 0 else ", which may be chance"
+    return f"Balanced accuracy, new head less old: {gained:+.1f} points [{low:+.1f}, {high:+.1f}]{clear}."
 
 
 def _check_loss(loss: str) -> None:
@@ -196,6 +210,18 @@ def _tested(
     return {name: assess(predicted_N, labels_N, counts_K, seed=seed) for name, predicted_N in said.items()}
 
 
+def _compared(results: dict[str, Tested], task: Task, *, same_classes: bool, seed: int) -> dict[str, Any]:
+    """Every head on the test images, and what the new one gains there."""
+    counts_K = task.target.class_counts_K.numpy()
+    gains = {
+        name: gain(results["after"], one, task.test, counts_K, seed=seed)
+        for name, one in results.items()
+        if name != "after"
+    }
+    shown = {name: one.to_dict() for name, one in results.items()}
+    return {**shown, "before": _before(results["before"], same_classes=same_classes), "gains": gains}
+
+
 def _before(tested: Tested, *, same_classes: bool) -> dict[str, Any]:
     """As `Tested.to_dict`; F1 also depends on which wrong class was named, which has no number if the data lack it."""
     unknown = {} if same_classes else {"macro_f1": None, "weighted_f1": None}
@@ -237,7 +263,7 @@ def _solver_notes(head: Head, target: ImageSet) -> list[str]:
     return [f"{head.name}: {note}" for note in notes]
 
 
-def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path, crops: int) -> None:
+def _new_model(old: Model, head: Head, target: ImageSet, after: Tested, crops: int) -> Model:
     macs, params = macs_and_params(old.description.space, old.description.subnet, old.description.channels)
     macs, params = macs + head.weight_KD.numel(), params + head.weight_KD.numel() + head.bias_K.numel()
     description = replace(
@@ -248,15 +274,33 @@ def _save(old: Model, head: Head, target: ImageSet, after: Tested, folder: Path,
         metrics={"test": after.to_dict(), "cost": {"macs": macs, "params": params}},
         provenance={**old.description.provenance, "head_data": target.fingerprint()},
     )
-    save(Model(old.backbone, head.to_module(), description), folder)
+    return Model(old.backbone, head.to_module(), description)
 
 
-def _free_folder(source: Path, out: Path | None) -> Path:
-    if out is not None:
-        if out.exists():
-            raise InputError("a new model needs a new folder", got=f"{out}, which exists", do="Choose another --out.")
-        return out
-    number = 1
-    while (source / "heads" / f"{number:03d}").exists():
-        number += 1
-    return source / "heads" / f"{number:03d}"
+def _kept(model: Model, result: dict[str, Any], source: Path, out: Path | None) -> Path:
+    """The new folder with the model and what it was compared with; nothing is left where the disk fails."""
+    folder = _new_folder(source, out)
+    try:
+        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        replace_whole(folder / COMPARISON, text.encode())
+        save(model, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _new_folder(source: Path, out: Path | None) -> Path:
+    """Makes it, so that of several that ask at a time each has its own."""
+    wanted = [out] if out is not None else (source / "heads" / f"{number:03d}" for number in count(1))
+    for folder in wanted:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    assert out is not None
+    raise _taken(out)
+
+
+def _taken(out: Path) -> InputError:
+    return InputError("a new model needs a new folder", got=f"{out}, which exists", do="Choose another --out.")

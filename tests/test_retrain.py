@@ -19,7 +19,7 @@ from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import DataError, InputError
 from nasimb.export import Model, load
-from nasimb.retrain import head_table, retrain_head
+from nasimb.retrain import COMPARISON, head_table, retrain_head, verdict
 from nasimb.rundir import RunDir
 
 CPU = torch.device("cpu")
@@ -155,6 +155,56 @@ def test_versions_are_never_overwritten(run: Path) -> None:
     with pytest.raises(InputError, match="which exists"):
         retrain_head(run, "digits:7,8", "ridge", device=CPU, out=Path(first["saved"]))
     assert contents(Path(first["saved"])) == kept
+
+
+def test_two_at_a_time_do_not_share_a_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one takes the number while this one computes."""
+    original = nasimb.retrain._tested
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(nasimb.retrain, "_tested", original)
+        assert Path(retrain_head(run, "digits:7,8", "ridge", device=CPU)["saved"]).name == "001"
+        return original(*arguments)
+
+    monkeypatch.setattr(nasimb.retrain, "_tested", meanwhile)
+    assert Path(retrain_head(run, "digits:5,6", "ridge", device=CPU)["saved"]).name == "002"
+    assert [load(run / "heads" / name).classes for name in ("001", "002")] == [("7", "8"), ("5", "6")]
+
+
+def test_a_disk_that_fails_leaves_no_half_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(nasimb.retrain, "save", failing)
+    with pytest.raises(OSError, match="no such device"):
+        retrain_head(run, "digits:5,6", "ridge", device=CPU)
+    assert list((run / "heads").iterdir()) == []
+
+
+def test_old_and_new_are_compared_on_the_same_images_and_the_old_stays_in_use(run: Path) -> None:
+    best = contents(run / "best")
+    result = retrain_head(run, {**DATA, "digits": (3, 4, 5)}, "ridge", device=CPU)
+    assert contents(run / "best") == best, "a better head takes nobody's place"
+    kept = json.loads((Path(result["saved"]) / COMPARISON).read_text())
+    assert {**kept, "saved": result["saved"]} == json.loads(json.dumps(result))
+    for other in ("before", "plain_head"):
+        difference, low, high = result["gains"][other]["balanced_accuracy"]
+        told = result["after"]["balanced_accuracy"] - result[other]["balanced_accuracy"]
+        assert difference == pytest.approx(told)
+        assert low <= difference <= high
+    assert result["gains"]["before"]["balanced_accuracy"][1] > 0, "digit 5 was unknown"
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0.104, 0.05, 0.15], "+10.4 points [+5.0, +15.0]."),
+        ([-0.2, -0.3, -0.1], "-20.0 points [-30.0, -10.0]."),
+        ([0.01, -0.02, 0.04], "+1.0 points [-2.0, +4.0], which may be chance."),
+    ],
+)
+def test_the_verdict_tells_chance(row: list[float], told: str) -> None:
+    assert verdict({"gains": {"before": {"balanced_accuracy": row}}}).endswith(told)
 
 
 def test_it_repeats_to_the_bit(run: Path) -> None:

@@ -41,11 +41,12 @@ def head(
     """Retrain only the head of a finished model on new long-tailed images, with other classes if need be.
 
     The network stays as it is, to the bit. Printed are the old head, a plain and the reweighted new head, on the new
-    test images; the new model is saved beside the old one, never over it.
+    test images, and what the new one gains there; the new model is saved beside the old one, never over it, and which
+    of them is used is yours to say.
     """
     from nasimb.phases.prepare import choose_device
     from nasimb.report.show import stdout, terminal_table
-    from nasimb.retrain import head_table, retrain_head
+    from nasimb.retrain import head_table, retrain_head, verdict
 
     result = retrain_head(
         source, data, loss, imbalance_factor=imbalance_factor, profile=profile, seed=seed, out=out,
@@ -57,4 +58,5 @@ def head(
     for note in result["notes"]:
         print(f"note: {note}")
     stdout().print(terminal_table(head_table(result), title=f"{data}, on {result['test_images']} test images"))
-    print(f"saved in {result['saved']}")
+    print(verdict(result))
+    print(f"saved in {result['saved']}; {source} still means the old model")

@@ -197,7 +197,8 @@ def test_head_moves_a_winner_to_other_classes(command: Command, finished_run: Pa
     assert first.code == 0, first.err
     for told in ("old head", "new head, plain", "new head, balanced_softmax", "knows 0 of the 5 classes"):
         assert told in first.out
-    assert "saved in run/heads/001" in first.out
+    assert "saved in run/heads/001; run still means the old model" in first.out
+    assert "Balanced accuracy, new head less old: " in first.out
     second = json.loads(command(*words, "--loss", "gda", "--json").out)
     assert second["saved"] == "run/heads/002"
     assert second["after"]["balanced_accuracy"] > second["before"]["balanced_accuracy"] == 0
