@@ -243,6 +243,16 @@ def load_config(file: str | None, options: Mapping[str, Any], assignments: Seque
     """
     values: dict[str, Any] = {} if file is None else read_yaml(find_shipped("configs", file))
     values.update({key: value for key, value in options.items() if value is not None})
+    assign(values, assignments)
+    return parse(RunConfig, values, what="the configuration").resolved()
+
+
+def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Write `key=value` assignments, dotted keys with YAML values, into nested `values`.
+
+    Raises:
+        InputError: no such form, or a key inside something that has none.
+    """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -255,7 +265,6 @@ def load_config(file: str | None, options: Mapping[str, Any], assignments: Seque
                 raise InputError("--set must name an option", got=f"{key!r}", do=f"{parent} has no keys of its own.")
             place = inner
         place[last] = _yaml_value(text)
-    return parse(RunConfig, values, what="the configuration").resolved()
 
 
 def as_typed(
@@ -296,9 +305,7 @@ def _yaml_value(text: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(
-            "the value of --set must be YAML", got=repr(text), do="Quote it, or close its brackets."
-        ) from None
+        raise InputError("a value must be YAML", got=repr(text), do="Quote it, or close its brackets.") from None
 
 
 def parse_amount(text: str) -> int:

@@ -24,6 +24,7 @@ LABELS = {
     "head": "fitting heads on the finalists",
     "evaluate": "testing",
     "predict": "predicting",
+    "retrain": "training all weights",
 }
 BAR = 24
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -18,6 +18,7 @@ RUN/headcosts.json    what heads and the test cost on this device, measured once
 RUN/refit/            last fits and latencies, done and under way; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
 RUN/best/             the winner (nasimb.load)
+RUN/retrained/        what nasimb retrain made of it, a folder each
 RUN/predictions.csv   every test image: its label, what each model said, how sure the winner was
 RUN/classes.json      images by class, and small pictures of the winner's worst mistakes (nasimb.phases.examples)
 RUN/result.json       the answer (schema 1)

@@ -19,7 +19,7 @@ from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
 from nasimb.errors import InputError, NotFiniteError, ResumeError
 from nasimb.losses import LossSpec
-from nasimb.losses.base import Phase
+from nasimb.losses.base import Phase, loss_at
 from nasimb.losses.cross_entropy import CrossEntropySpec
 from nasimb.space import SearchSpace, Stage
 from nasimb.spec import Spec
@@ -200,16 +200,6 @@ def _phases(loss: LossSpec, images: ImageSet) -> tuple[Phase, ...]:
             do="Use cross_entropy, balanced_softmax or another such loss.",
         )  # fmt: skip
     return loss.phases(images.class_counts_K)
-
-
-def loss_at(phases: tuple[Phase, ...], progress: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss that this share of the steps minimises."""
-    over = 0.0
-    for share, loss in phases:
-        over += share
-        if progress < over:
-            return loss
-    return phases[-1].loss
 
 
 def _batches(

@@ -20,6 +20,7 @@ from nasimb.cli.monitor import monitor
 from nasimb.cli.pareto import pareto
 from nasimb.cli.plan import plan
 from nasimb.cli.predict import predict
+from nasimb.cli.retrain import retrain
 from nasimb.cli.search import search
 from nasimb.cli.supernet import supernet_train
 from nasimb.cli.worker import serve, worker
@@ -59,6 +60,7 @@ app.command()(status)
 app.command()(report)
 app.command()(pareto)
 app.command()(head)
+app.command()(retrain)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(export)

@@ -36,14 +36,29 @@ def found_model(source: str) -> Found:
     Raises:
         InputError: there is none, or it cannot be made.
     """
-    run, mark, number = source.rpartition("#")
-    if mark and not Path(source).exists():
-        if not number.isdecimal():
-            do = "Write RUN#7 for trial 7."
-            raise InputError("behind # must stand the number of a trial", got=repr(number), do=do)
-        return Found(trial_model(Path(run), int(number), CPU), RunDir(Path(run)).best)
-    folder = model_folder(Path(source))
+    path, number = run_and_trial(source)
+    if number is not None:
+        return Found(trial_model(path, number, CPU), RunDir(path).best)
+    folder = model_folder(path)
     return Found(load(folder), folder)
+
+
+def run_and_trial(source: str) -> tuple[Path, int | None]:
+    """The folder and the trial that RUN#NUMBER means; None where no trial is named.
+
+    Raises:
+        InputError: behind # stands no number.
+
+    >>> run_and_trial("runs/photos#7")[1]
+    7
+    """
+    run, mark, number = source.rpartition("#")
+    if not mark or Path(source).exists():
+        return Path(source), None
+    if not number.isdecimal():
+        do = "Write RUN#7 for trial 7."
+        raise InputError("behind # must stand the number of a trial", got=repr(number), do=do)
+    return Path(run), int(number)
 
 
 def images_to_check(found: Found, data: str | None) -> ImageSet:

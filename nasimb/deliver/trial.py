@@ -45,7 +45,7 @@ def trial_model(folder: Path, number: int, device: torch.device) -> Model:
     """
     run = RunDir(folder)
     config = parse(RunConfig, run.config(), what=f"the configuration of {folder}")
-    trial = _scored(run, number)
+    trial = scored_trial(run, number)
     if config.supernet is None and not is_finished(run.supernet):
         raise InputError(
             "a trial's network is cut from the run's super-network", got=f"none in {run.supernet}",
@@ -68,7 +68,8 @@ def trial_model(folder: Path, number: int, device: torch.device) -> Model:
     return made.model
 
 
-def _scored(run: RunDir, number: int) -> Trial:
+def scored_trial(run: RunDir, number: int) -> Trial:
+    """The trial of this number. Raises InputError where there is none, or it has no score of all images."""
     trials = {trial.number: trial for trial in trials_of(run)}
     trial = trials.get(number)
     if trial is None:

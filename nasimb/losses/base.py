@@ -65,6 +65,16 @@ class LossSpec(Spec, ABC):
         return (Phase(1.0, self.build(class_counts_K)),)
 
 
+def loss_at(phases: tuple[Phase, ...], progress: float) -> Loss:
+    """The loss that this share of the steps minimises."""
+    over = 0.0
+    for share, loss in phases:
+        over += share
+        if progress < over:
+            return loss
+    return phases[-1].loss
+
+
 def positive_counts(class_counts_K: Tensor) -> Tensor:
     """The counts as float64.
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from nasimb.ledger import Ledger
 from nasimb.session import Session
 from nasimb.supernet.base import Supernet
 from nasimb.supernet.checkpoint import load_supernet, read_tensors, save_supernet, write_tensors
-from nasimb.supernet.ranks import LostRank
+from nasimb.supernet.ranks import LostRank, Ranks
 from nasimb.supernet.smallbatch import small_batch_note
 from nasimb.supernet.train import STATE_FILE, Training
 
@@ -28,6 +28,23 @@ SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE = 10.0, 0.02
 """What a kill may cost, the smaller of both: the schedule goes on with the time that is lost, the weights do not."""
 SMALLEST_STEPS = 30
 """Training steps below which a super-network is noise (heuristic)."""
+
+
+class Trainable(Protocol):
+    """What `train_until` needs of a training."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """Which of several processes this is."""
+
+    steps_done: int
+    device: torch.device
+
+    def step(self, progress: float) -> Tensor:
+        """One step, at this share of the schedule; the loss."""
+
+    def save(self, folder: Path) -> None:
+        """A snapshot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +118,7 @@ def train(
             return training.steps_done / steps
         return session.ledger.spent(phase) / seconds if seconds > 0 else 1.0
 
-    loss = _steps(session, training, folder, phase, progress, seconds)
+    loss = train_until(session, training, folder, phase, progress, seconds)
     supernet = training.finished()
     last = {} if loss is None else {"last_loss": round(float(loss), 4)}
     more = {"steps": training.steps_done, "precision": training.precision, **last}
@@ -115,8 +132,8 @@ def train(
     return Frozen(supernet, source_images_BCHW.cpu(), hashes, {**info, **more})
 
 
-def _steps(
-    session: Session, training: Training, folder: Path, phase: str, progress: Callable[[], float],
+def train_until(
+    session: Session, training: Trainable, folder: Path, phase: str, progress: Callable[[], float],
     seconds: float | None,
 ) -> Tensor | None:  # fmt: skip
     """All steps, with snapshots between them; returns the last loss, None where there was nothing left to do."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Run:
         trained: what supernet.json says, where the folder is that of a finished `nasimb supernet train`.
         extensions: of its budget, in order.
         down_seconds: between its processes, which cost nothing.
+        retrained: result.json of every finished `nasimb retrain` of it, by the name of its folder.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Run:
     trained: dict[str, Any] | None = None
     extensions: Sequence[Extension] = ()
     down_seconds: float = 0.0
+    retrained: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -59,6 +61,7 @@ class Run:
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
             down_seconds=ledger.down_seconds,
+            retrained=_retrained(path / "retrained"),
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
         if len(found.trials) < counted:
@@ -96,3 +99,8 @@ class Run:
     def trials_frame(self) -> pd.DataFrame:
         """One row a trial, columns as in trials.csv, with numbers as numbers."""
         return pd.DataFrame([trial.to_row() for trial in self.trials])
+
+
+def _retrained(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {one.name: RunDir(one).read_json("result.json") for one in sorted(folder.glob("*")) if one.is_dir()}
+    return {name: result for name, result in found.items() if result is not None}

@@ -25,26 +25,25 @@ def models(run: Run) -> pd.DataFrame:
     """Winner and baselines on the test split: points (0..100) with 95 % intervals, cost, and the winner's gain."""
     result = run.finished_result()
     entries = {"winner": result["winner"], **result["baselines"]}
-    rows = []
-    for key, label in NAMES.items():
-        entry = entries.get(key)
-        if entry is None:
-            continue
-        test, cost = entry["test"], entry["cost"]
-        rows.append(
-            {
-                "model": label,
-                "balanced accuracy": _with_interval(test, "balanced_accuracy"),
-                **{group: _with_interval(test, group) for group in GROUPS},
-                "MACs": amount(cost["macs"]),
-                "params": amount(cost["params"]),
-                "ms/image": "" if cost["latency_seconds"] is None else f"{1000 * cost['latency_seconds']:.2f}",
-                "head": entry["head"],
-                "winner gains": _gain(entry.get("winner_gain"), "balanced_accuracy"),
-                "gains few": _gain(entry.get("winner_gain"), "few"),
-            }
-        )
+    rows = [model_row(label, entries[key]) for key, label in NAMES.items() if key in entries]
+    rows += [model_row(f"retrained: {name}", found["retrained"]) for name, found in run.retrained.items()]
     return _without_empty_columns(pd.DataFrame(rows))
+
+
+def model_row(label: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One model, from its entry in result.json."""
+    test, cost = entry["test"], entry["cost"]
+    return {
+        "model": label,
+        "balanced accuracy": _with_interval(test, "balanced_accuracy"),
+        **{group: _with_interval(test, group) for group in GROUPS},
+        "MACs": amount(cost["macs"]),
+        "params": amount(cost["params"]),
+        "ms/image": "" if cost["latency_seconds"] is None else f"{1000 * cost['latency_seconds']:.2f}",
+        "head": entry["head"],
+        "winner gains": _gain(entry.get("winner_gain"), "balanced_accuracy"),
+        "gains few": _gain(entry.get("winner_gain"), "few"),
+    }
 
 
 def calibrations(run: Run) -> pd.DataFrame:
@@ -139,21 +138,23 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def numbers(runs: Sequence[Run]) -> pd.DataFrame:
-    """The winner and the baselines of every run, one row each, as plain numbers for programs.
+    """The winner, the baselines and what was retrained of every run, one row each, as plain numbers for programs.
 
     Accuracies are fractions and missing where a group is empty; `_low` and `_high` are ends of 95 % intervals.
     """
     rows = []
     for run in runs:
         result = run.finished_result()
-        for model, entry in {"winner": result["winner"], **result["baselines"]}.items():
+        told = {name: (entry, result) for name, entry in {"winner": result["winner"], **result["baselines"]}.items()}
+        told |= {f"retrained: {name}": (found["retrained"], found) for name, found in run.retrained.items()}
+        for model, (entry, source) in told.items():
             test, cost, row = entry["test"], entry["cost"], {"run": run.name, "model": model}
             for metric in ("balanced_accuracy", "accuracy", *GROUPS):
                 low, high = test["ci95"].get(metric) or (None, None)
                 row |= {metric: test[metric], f"{metric}_low": low, f"{metric}_high": high}
             row |= {"macs": cost["macs"], "params": cost["params"], "latency_seconds": cost["latency_seconds"]}
             row |= {"head": entry["head"], "calibration": entry["calibration"], "subnet": entry["name"]}
-            seed, seconds = result["provenance"]["seed"], result["spend"]["spent_seconds"]
+            seed, seconds = source["provenance"]["seed"], source["spend"]["spent_seconds"]
             rows.append({**row, "seed": seed, "spent_seconds": seconds})
     return pd.DataFrame(rows)
 

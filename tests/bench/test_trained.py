@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasimb.bench.trained import NetworkRecipe, kept_network, labelled, loss_at, network_space, predict, train_network
+from nasimb.bench.trained import NetworkRecipe, kept_network, labelled, network_space, predict, train_network
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import InputError, ResumeError
 from nasimb.losses import parse_loss
-from nasimb.losses.base import Phase
+from nasimb.losses.base import Phase, loss_at
 from nasimb.nn.norms import NORMS
 from nasimb.spec import parse
 from nasimb.supernet.pixels import pixel_mean_and_std

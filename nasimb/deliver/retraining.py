@@ -1,0 +1,276 @@
+"""`nasimb retrain`: the network of a run trained fully on the target, within a budget of its own.
+
+```
+RUN/retrained/NAME/    a folder as that of a run: config.yaml, ledger.jsonl, best/, and result.json, which `nasimb
+                       report RUN` shows beside the winner; training.safetensors while it is not finished
+```
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasimb import assemble
+from nasimb.budget import Budget, Clock
+from nasimb.config import RunConfig
+from nasimb.cost.latency import latency
+from nasimb.cost.macs import macs_and_params
+from nasimb.deliver.sources import run_and_trial
+from nasimb.deliver.trial import scored_trial
+from nasimb.errors import InputError
+from nasimb.evaluate import Tested, assess, gain, predict_test
+from nasimb.export import Description, Model, load, save
+from nasimb.heads import Head
+from nasimb.ledger import Ledger
+from nasimb.losses import LossSpec, parse_loss
+from nasimb.phases.prepare import choose_device
+from nasimb.phases.supernet import is_finished, train_until
+from nasimb.pipeline import held_by
+from nasimb.progress import Silent, Watcher
+from nasimb.rundir import RunDir, environment
+from nasimb.search.trial import Candidate
+from nasimb.session import Session, Stop
+from nasimb.space import Subnet
+from nasimb.spec import parse
+from nasimb.supernet import build_supernet
+from nasimb.supernet.pixels import pixel_mean_and_std
+from nasimb.supernet.sampling import generator_for
+from nasimb.supernet.subnet_training import SubnetRecipe, SubnetTraining
+from nasimb.supernet.train import STATE_FILE
+
+PHASE, FOLDER, ROW = "retrain", "retrained", "retrained"
+TRAINING_SHARE = 0.9
+"""Of what preparing has left; the rest calibrates and tests (heuristic)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be trained, and how.
+
+    Attributes:
+        run: it comes from.
+        candidate: its subnet is trained.
+        result: result.json of the run.
+        seed: of the order of images, and of fresh weights.
+    """
+
+    run: RunDir
+    config: RunConfig
+    result: Mapping[str, Any]
+    candidate: Candidate
+    trial: int | None
+    loss: LossSpec
+    recipe: SubnetRecipe
+    from_scratch: bool
+    seed: int
+
+    def to_dict(self, budget: str) -> dict[str, Any]:
+        """What the same command must bring again to go on."""
+        return {
+            "run": str(self.run.path.resolve()),
+            "trial": self.trial,
+            "subnet": self.candidate.subnet.to_dict(),
+            "loss": self.loss.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "from_scratch": self.from_scratch,
+            "budget": budget,
+            "seed": self.seed,
+        }
+
+    def name(self, budget: str) -> str:
+        """Of the folder where none is given."""
+        trial = "winner" if self.trial is None else f"trial{self.trial}"
+        scratch = ["scratch"] if self.from_scratch else []
+        return "-".join([trial, self.loss.name, *scratch, budget.replace(",", "-"), f"seed{self.seed}"])
+
+
+def retrain(
+    source: str,
+    budget: str,
+    *,
+    loss: str | Mapping[str, Any] = "balanced_softmax",
+    from_scratch: bool = False,
+    recipe: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    device: torch.device | None = None,
+    clock: Clock = time.monotonic,
+    begun: float | None = None,
+    watcher: Watcher | None = None,
+    stop: Stop = lambda: 0,
+) -> dict[str, Any]:
+    """Train the network of a finished run fully on its target; continues what was interrupted.
+
+    The test split is read once more, for the retrained network and the winner on the same images.
+
+    Args:
+        source: RUN, for its winner, or RUN#NUMBER.
+        budget: "30min", "2gpu-h": must limit time.
+        loss: any of `nasimb.losses`, by name or as a mapping with options; `deferred` reweights late.
+        from_scratch: begin with random weights instead of the super-network's and the winner's head.
+        recipe: options of `SubnetRecipe`.
+        out: folder; None is RUN/retrained/ and a name from trial, loss, budget and seed.
+        clock, begun, watcher, stop: as `nasimb.pipeline.run_search` takes them.
+
+    Returns:
+        {"schema", "retrained": as an entry of the baselines in result.json of a run, "spend", "notes", "provenance"}.
+
+    Raises:
+        InputError: the run is not finished, or something asked for cannot be. Interrupted: `stop` gave a signal;
+            everything is saved.
+    """
+    plan, limit = _plan(source, loss, from_scratch, recipe or {}, seed), Budget.parse(budget)
+    device, watcher = device or choose_device("auto"), watcher or Silent()
+    if limit.limit_seconds(held_by(device)) is None or limit.trials is not None:
+        raise InputError("a training's budget must limit time alone", got=limit.text, do="Give hours or minutes.")
+    folder = RunDir(out or plan.run.path / FOLDER / plan.name(limit.text))
+    with folder.claimed():
+        folder.open_with(plan.to_dict(limit.text), environment(str(device), sys.argv), watcher.say)
+        found = folder.read_json("result.json")
+        if found is not None:
+            watcher.say(f"{folder.path} is finished; this is what it found.")
+            return found
+        ledger = Ledger(folder.ledger, clock, limit, held_by(device), warn=watcher.say, begun=begun)
+        session = Session(folder, ledger, clock, watcher, stop)
+        with ledger.beating():
+            return _retrain(session, plan, limit, device)
+
+
+def _plan(source: str, loss: str | Mapping[str, Any], from_scratch: bool, recipe: Mapping[str, Any], seed: int) -> Plan:
+    path, number = run_and_trial(source)
+    run = RunDir(path)
+    config, result = parse(RunConfig, run.config(), what=f"the configuration of {path}"), run.read_json("result.json")
+    if result is None:
+        do = "Finish it: give the same search command again."
+        raise InputError("only a finished run has a network to retrain", got=f"{path} without result.json", do=do)
+    if not from_scratch and config.supernet is None and not is_finished(run.supernet):
+        do = "Restore it, or train --from-scratch."
+        raise InputError("weights are inherited from the run's super-network", got=f"none in {run.supernet}", do=do)
+    winner = result["winner"]
+    candidate = Candidate(Subnet.from_dict(winner["subnet"]), winner["calibration"])
+    if number is not None:
+        candidate = scored_trial(run, number).candidate
+    options = parse(SubnetRecipe, recipe, what="the recipe")
+    return Plan(run, config, result, candidate, number, parse_loss(loss), options, from_scratch, seed)
+
+
+def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device) -> dict[str, Any]:
+    """The story: every step spends from the ledger."""
+    ledger, folder = session.ledger, session.run.path
+    with ledger.phase("prepare"):
+        ground = assemble.load_ground(plan.config, device)
+        assemble.check_unchanged(plan.run, ground)
+        training = _training(plan, ground)
+        if (folder / STATE_FILE).exists():
+            training.resume(folder)
+        session.tick("prepare", 1.0, f"{len(ground.task.target)} images")
+    # Of what is left, so that a training that was stopped, and prepared twice, still ends in time.
+    seconds = TRAINING_SHARE * (ledger.remaining() + ledger.spent(PHASE))
+    with ledger.phase(PHASE):
+        train_until(session, training, folder, PHASE, lambda: _share(ledger.spent(PHASE), seconds), seconds)
+        training.save(folder)
+    with ledger.phase("evaluate"):
+        model, cost = _model(plan, ground, training)
+        save(model, session.run.best)
+        entry = _tested(plan, ground, load(session.run.best).to(device), cost)
+        model.description.metrics.update(test=entry["test"], cost=cost)
+        save(model, session.run.best)
+        session.tick("evaluate", 1.0, "tested")
+    found = session.run.write_json("result.json", {
+        "schema": 1,
+        ROW: entry,
+        "spend": {
+            "limit": budget.text,
+            "limit_seconds": ledger.limit_seconds,
+            "spent_seconds": round(ledger.spent(), 3),
+            "by_phase": {phase: round(seconds, 3) for phase, seconds in ledger.by_phase().items()},
+        },
+        "steps": training.steps_done,
+        "notes": ["The test split was read once more, after the run's own test: do not choose by it."],
+        "provenance": {**model.description.provenance, "device": str(device)},
+    })  # fmt: skip
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return found
+
+
+def _share(spent: float, seconds: float) -> float:
+    return spent / seconds if seconds > 0 else 1.0
+
+
+def _training(plan: Plan, ground: assemble.Ground) -> SubnetTraining:
+    task, subnet = ground.task, plan.candidate.subnet
+    first = None
+    if plan.from_scratch:
+        mean_C, std_C = pixel_mean_and_std(task.target)
+        supernet = build_supernet(
+            ground.space, task.target.channels, task.target.num_classes, mean_C, std_C, generator_for(plan.seed, 0)
+        )
+    else:
+        frozen = ground.ready or assemble.load_trained(plan.run, ground.device)
+        supernet, first = frozen.supernet, None if plan.trial is not None else _first(plan)
+    return SubnetTraining(
+        supernet, subnet, task.target, plan.loss, plan.recipe, seed=plan.seed, device=ground.device, flip=task.flip,
+        fresh=plan.from_scratch, first=first,
+    )  # fmt: skip
+
+
+def _first(plan: Plan) -> tuple[Tensor, Tensor] | None:
+    """The winner's head, where it and the loss are of logits of any size."""
+    head = load(plan.run.best).head
+    return (head.weight, head.bias) if isinstance(head, nn.Linear) and not plan.loss.cosine else None
+
+
+def _model(plan: Plan, ground: assemble.Ground, training: SubnetTraining) -> tuple[Model, dict[str, Any]]:
+    target, subnet = ground.task.target, plan.candidate.subnet
+    backbone, weight_KD, bias_K = training.network(plan.config.calibration_images)
+    scale, zeros_D = plan.loss.cosine_scale, torch.zeros_like(weight_KD[0])
+    if scale is not None:
+        bias_K = torch.zeros_like(bias_K)
+    head = Head(weight_KD, bias_K, zeros_D, torch.ones_like(zeros_D), plan.loss.name, 0.0, scale)
+    description = Description(
+        classes=target.classes, class_counts_K=tuple(target.class_counts_K.tolist()), channels=target.channels,
+        size=ground.space.max_resolution, space=ground.space, subnet=subnet, calibration="target-natural",
+        head={"name": plan.loss.name, "setting": None, "crops": 1, "solver": "sgd"},
+        provenance={
+            "seed": plan.seed, "data": assemble.identity(ground), "retrained": plan.to_dict("")["recipe"],
+            "from_scratch": plan.from_scratch, "trial": plan.trial, "commit": environment("", [])["commit"],
+        },
+    )  # fmt: skip
+    model = Model(backbone, head.to_module(), description).to(ground.device)
+    macs, params = macs_and_params(ground.space, subnet, target.channels)
+    seconds = latency(model, next(iter(target.batches(1, ground.device)))[0])
+    numbers = weight_KD.numel(), weight_KD.numel() + bias_K.numel()
+    return model, {"macs": macs + numbers[0], "params": params + numbers[1], "latency_seconds": seconds}
+
+
+def _tested(plan: Plan, ground: assemble.Ground, model: Model, cost: dict[str, Any]) -> dict[str, Any]:
+    """A row as the run's baselines have it; the winner is tested on the same images beside it."""
+    task, counts_K = ground.task, ground.task.target.class_counts_K.numpy()
+
+    def assessed(one: Model) -> Tested:
+        found = predict_test(
+            one.backbone, {ROW: one.head}, task.test, batch_size=256, device=ground.device
+        )[ROW]  # fmt: skip
+        return assess(found.predicted_N, task.test.labels_N.numpy(), counts_K, seed=plan.config.seed)
+
+    tested, winner = assessed(model), assessed(load(plan.run.best).to(ground.device))
+    description = model.description
+    return {
+        "name": str(description.subnet),
+        "subnet": description.subnet.to_dict(),
+        "calibration": description.calibration,
+        "head": f"{plan.loss.name}, {'from scratch' if plan.from_scratch else 'all weights'}",
+        "setting": None,
+        "validation": {"balanced_accuracy": None, "estimator": "none"},
+        "test": tested.to_dict(),
+        "cost": cost,
+        "winner_gain": gain(winner, tested, task.test, counts_K, seed=plan.config.seed),
+    }

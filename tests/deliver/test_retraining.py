@@ -1,0 +1,194 @@
+"""The network of a run trained fully: within its budget, resumable, tested beside the winner, shown by the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nasimb.deliver import retraining
+from nasimb.deliver.retraining import retrain
+from nasimb.errors import BudgetError, InputError, Interrupted, ResumeError
+from nasimb.export import load
+from nasimb.heads.head import CosineHead
+from nasimb.ledger import clock_seconds, read_account
+from nasimb.report.run import Run
+from nasimb.report.tables import models, numbers
+from nasimb.rundir import RunDir
+from nasimb.search.trial import FINISHED, trials_of
+from nasimb.supernet.subnet_training import SubnetTraining
+from nasimb.supernet.train import STATE_FILE
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+class FakeTime:
+    """A clock that only steps of the training and the pass over the test images move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: float = 1.0) -> None:
+        self.now = 100.0
+        original, test = SubnetTraining.step, retraining.predict_test
+
+        def slow_step(training: SubnetTraining, progress: float) -> torch.Tensor:
+            self.now += step
+            return original(training, progress)
+
+        def slow_test(*arguments: Any, **options: Any) -> Any:
+            self.now += 1.0
+            return test(*arguments, **options)
+
+        monkeypatch.setattr(SubnetTraining, "step", slow_step)
+        monkeypatch.setattr(retraining, "predict_test", slow_test)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StopAfter:
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> int:
+        self.left -= 1
+        return 15 if self.left < 0 else 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_winner_is_trained_within_its_budget_and_the_run_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(run)
+    result = retrain(str(run), "60s", device=CPU, clock=FakeTime(monkeypatch))
+    assert {name: data for name, data in contents(run).items() if not name.startswith("retrained/")} == before
+    folder = run / "retrained" / "winner-balanced_softmax-60s-seed0"
+    assert result == json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 54, "nine tenths of a minute, a step a second"
+    assert result["spend"]["by_phase"] == {"prepare": 0.0, "retrain": 54.0, "evaluate": 2.0}
+    assert sum(clock_seconds(read_account(folder / "ledger.jsonl")).values()) == pytest.approx(56.0)
+    assert result["spend"]["spent_seconds"] <= result["spend"]["limit_seconds"] == 60.0
+    assert not (folder / STATE_FILE).exists()
+    entry, winner = result["retrained"], json.loads((run / "result.json").read_text())["winner"]
+    assert entry["subnet"] == winner["subnet"]
+    assert entry["cost"]["macs"] == winner["cost"]["macs"]
+    assert entry["cost"]["params"] == winner["cost"]["params"]
+    difference = winner["test"]["balanced_accuracy"] - entry["test"]["balanced_accuracy"]
+    assert entry["winner_gain"]["balanced_accuracy"][0] == pytest.approx(difference)
+
+
+def test_what_is_saved_is_what_was_tested(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = retrain(str(run), "40s", device=CPU, clock=FakeTime(monkeypatch), out=run.parent / "new")
+    model = load(run.parent / "new" / "best")
+    assert model.description.metrics["test"] == result["retrained"]["test"]
+    predictions = np.genfromtxt(run / "predictions.csv", delimiter=",", dtype=str, skip_header=1)
+    from nasimb import assemble
+    from nasimb.config import RunConfig
+
+    ground = assemble.load_ground(RunConfig(**RunDir(run).config()), CPU)
+    test = ground.task.test
+    images_NCHW = test.store.read(test.indices_N, CPU)
+    assert len(predictions) == len(test)
+    accuracy = np.mean(model.predict(images_NCHW) == np.array(test.classes)[test.labels_N.numpy()])
+    assert accuracy == pytest.approx(result["retrained"]["test"]["accuracy"])
+
+
+def test_a_killed_training_goes_on_to_the_same_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeTime(monkeypatch)
+    options: dict[str, Any] = {"loss": "deferred", "device": CPU}
+    whole = retrain(str(run), "50s", out=run.parent / "whole", clock=clock, **options)
+    parts = run.parent / "parts"
+    with pytest.raises(Interrupted):
+        retrain(str(run), "50s", out=parts, clock=clock, stop=StopAfter(20), **options)
+    assert (parts / STATE_FILE).exists()
+    assert not (parts / "result.json").exists()
+    with pytest.raises(ResumeError, match="loss"):
+        retrain(str(run), "50s", out=parts, clock=clock, loss="focal", device=CPU)
+    resumed = retrain(str(run), "50s", out=parts, clock=clock, **options)
+    assert (resumed["steps"], resumed["spend"]) == (whole["steps"], whole["spend"])
+    assert resumed["retrained"]["test"] == whole["retrained"]["test"]
+    first, second = (load(folder / "best").state_dict() for folder in (run.parent / "whole", parts))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    again = retrain(str(run), "50s", out=parts, clock=clock, **options)
+    assert again == resumed, "finished: read, not trained"
+
+
+def test_inherited_and_fresh_weights_begin_where_they_say(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[SubnetTraining] = []
+    original = retraining.train_until
+
+    def watching(session: Any, training: SubnetTraining, *more: Any) -> Any:
+        begun.append(training)
+        first = training.supernet.extract(training.subnet, None).state_dict()
+        training.first = {name: tensor.clone() for name, tensor in first.items()}  # type: ignore[attr-defined]
+        return original(session, training, *more)
+
+    monkeypatch.setattr(retraining, "train_until", watching)
+    clock = FakeTime(monkeypatch)
+    inherited = retrain(str(run), "35s", device=CPU, clock=clock)
+    shutil.rmtree(run / "supernet")
+    fresh = retrain(str(run), "35s", device=CPU, clock=clock, from_scratch=True)
+    own = load(run / "best").backbone.state_dict()
+    assert torch.equal(begun[0].first["stem.weight"], own["stem.weight"])  # type: ignore[attr-defined]
+    assert not torch.equal(begun[1].first["stem.weight"], own["stem.weight"])  # type: ignore[attr-defined]
+    assert "all weights" in inherited["retrained"]["head"]
+    assert "from scratch" in fresh["retrained"]["head"]
+    with pytest.raises(InputError, match="inherited from the run's super-network"):
+        retrain(str(run), "36s", device=CPU, clock=clock)
+
+
+def test_a_trial_with_a_loss_of_cosines(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = next(trial for trial in trials_of(RunDir(run)) if trial.state == FINISHED and trial.number > 0)
+    loss = {"name": "deferred", "base": {"name": "ldam", "scale": 10.0}}
+    result = retrain(f"{run}#{trial.number}", "40s", loss=loss, device=CPU, clock=FakeTime(monkeypatch))
+    assert result["retrained"]["subnet"] == trial.candidate.subnet.to_dict()
+    model = load(run / "retrained" / f"trial{trial.number}-deferred-40s-seed0" / "best")
+    assert isinstance(model.head, CosineHead)
+    assert float(model.head.scale) == 10.0
+    assert model.description.subnet == trial.candidate.subnet
+
+
+def test_the_report_shows_it_beside_the_winner(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "winner-balanced_softmax-40s-seed7"
+    rows = len(models(Run.read(run)))
+    result = retrain(str(run), "40s", device=CPU, seed=7, clock=FakeTime(monkeypatch))
+    shown = models(Run.read(run)).set_index("model")
+    assert len(shown) == rows + 1
+    assert shown.loc[f"retrained: {name}", "head"] == "balanced_softmax, all weights"
+    row = numbers([Run.read(run)]).set_index("model").loc[f"retrained: {name}"]
+    assert row["balanced_accuracy"] == result["retrained"]["test"]["balanced_accuracy"]
+    assert (row["seed"], row["spent_seconds"]) == (7, result["spend"]["spent_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "told"),
+    [
+        ("", {"budget": "5trials"}, InputError, "limit time alone"),
+        ("", {"budget": "1gpu-h"}, BudgetError, "needs a GPU"),
+        ("", {"loss": "focall"}, InputError, "'focal'"),
+        ("", {"recipe": {"learning_rat": 1}}, InputError, "learning_rate"),
+        ("#999", {}, InputError, "one of the run's"),
+        ("#x", {}, InputError, "number of a trial"),
+    ],
+)
+def test_what_cannot_be_leaves_nothing(
+    run: Path, source: str, options: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        retrain(f"{run}{source}", **{"budget": "30s", "device": CPU, **options})
+    assert not (run / "retrained").exists()
+
+
+def test_a_run_that_is_not_finished_has_no_network(run: Path) -> None:
+    (run / "result.json").unlink()
+    with pytest.raises(InputError, match="only a finished run"):
+        retrain(str(run), "30s", device=CPU)
