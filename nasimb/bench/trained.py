@@ -6,7 +6,7 @@ Shapes: B images, C channels, H and W pixels, D features, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -14,23 +14,18 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from nasimb.data.augment import draw_moves, moved
 from nasimb.data.base import ImageSet
 from nasimb.data.store import TensorStore
-from nasimb.errors import InputError, NotFiniteError, ResumeError
+from nasimb.errors import InputError, ResumeError
 from nasimb.losses import LossSpec
-from nasimb.losses.base import Phase, loss_at
 from nasimb.losses.cross_entropy import CrossEntropySpec
 from nasimb.space import SearchSpace, Stage
 from nasimb.spec import Spec
 from nasimb.supernet import build_supernet, plain_backbone
-from nasimb.supernet.base import Supernet
-from nasimb.supernet.calibrate import calibrate, calibration_positions
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 from nasimb.supernet.pixels import pixel_mean_and_std
-from nasimb.supernet.recipe import Recipe
-from nasimb.supernet.sampling import batches_from, generator_for
-from nasimb.supernet.sgd import descend
+from nasimb.supernet.sampling import generator_for
+from nasimb.supernet.subnet_training import SubnetRecipe, SubnetTraining
 
 CALIBRATION_IMAGES = 2048
 STEPS_BETWEEN_TICKS = 20
@@ -115,33 +110,28 @@ def train_network(
         NotFiniteError: the loss is no longer finite.
     """
     device = device or torch.device("cpu")
-    phases = _phases(loss or CrossEntropySpec(), images)
+    loss = loss or CrossEntropySpec()
+    _check_loss(loss)
     steps = recipe.epochs * len(images) // recipe.batch_size
     if len(images) < recipe.batch_size:
         raise InputError("there must be a batch of images", got=len(images), do="Lower batch_size.")
     mean_C, std_C = pixel_mean_and_std(images)
     space = network_space(images.size, recipe, norm)
     supernet = build_supernet(space, images.channels, images.num_classes, mean_C, std_C, generator_for(seed, 0))
-    supernet.to(device).train()
-    schedule, subnet = Recipe(learning_rate=recipe.learning_rate, warmup=recipe.warmup), space.largest()
-    parameters, momenta = dict(supernet.named_parameters()), dict[str, Tensor]()
-    for step, (images_BCHW, labels_B) in enumerate(_batches(images, recipe, steps, seed, flip, device)):
-        progress = step / steps
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits_BK = supernet(images_BCHW, subnet)
-        value = loss_at(phases, progress)(logits_BK.float(), labels_B)
-        torch.autograd.backward(value)
-        torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
-        descend(
-            parameters, momenta, learning_rate=schedule.learning_rate_at(progress), momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )  # fmt: skip
+    options = SubnetRecipe(**recipe.model_dump(include=set(SubnetRecipe.model_fields)))
+    learned = cast(nn.Module, supernet.classifier).state_dict()
+    training = SubnetTraining(
+        supernet, space.largest(), images, loss, options, seed=seed, device=device, flip=flip, fresh=True,
+        first=(learned["weight"], learned["bias"]),
+    )  # fmt: skip
+    for step in range(steps):
+        training.step(step / steps)
         if step % STEPS_BETWEEN_TICKS == 0:
-            if not bool(torch.isfinite(value)):
-                got, do = f"{float(value)} at step {step}", "Lower learning_rate."
-                raise NotFiniteError("the training loss must stay finite", got=got, do=do)
-            tick(progress)
-    return _plain(supernet.eval().requires_grad_(False), images, seed, device)
+            tick(step / steps)
+    backbone, weight_KD, bias_K = training.network(CALIBRATION_IMAGES)
+    classifier = nn.Linear(weight_KD.shape[1], weight_KD.shape[0], device="meta")
+    classifier.load_state_dict({"weight": weight_KD, "bias": bias_K}, assign=True)
+    return nn.Sequential(backbone, classifier).to(device).eval().requires_grad_(False)
 
 
 def kept_network(
@@ -193,34 +183,9 @@ def network_space(size: int, recipe: NetworkRecipe, norm: str | Mapping[str, Any
     )  # fmt: skip
 
 
-def _phases(loss: LossSpec, images: ImageSet) -> tuple[Phase, ...]:
+def _check_loss(loss: LossSpec) -> None:
     if loss.cosine:
         raise InputError(
             "the loss must take logits of any size, since the classifier is linear", got=f"{loss.name}, for cosines",
             do="Use cross_entropy, balanced_softmax or another such loss.",
         )  # fmt: skip
-    return loss.phases(images.class_counts_K)
-
-
-def _batches(
-    images: ImageSet, recipe: NetworkRecipe, steps: int, seed: int, flip: bool, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Moved images and their labels of every step, on the device."""
-    positions = batches_from(0, images.labels_N, "natural", recipe.batch_size, seed)
-    first = (next(positions) for _ in range(steps))
-    pad = int(recipe.shift * images.size)
-    for step, (images_BCHW, positions_B) in enumerate(images.stream(first, device)):
-        moves_3B = draw_moves(len(images_BCHW), generator_for(seed, 1, step), flip, pad)
-        yield moved(images_BCHW, moves_3B), images.labels_N[positions_B].to(device)
-
-
-def _plain(supernet: Supernet, images: ImageSet, seed: int, device: torch.device) -> nn.Sequential:
-    """The one subnet with statistics and classifier as a plain module."""
-    subnet = supernet.space.largest()
-    positions_B = calibration_positions(images, "natural", seed=seed, limit=CALIBRATION_IMAGES)
-    seen_BCHW = images.store.read(images.indices_N[positions_B], device)
-    backbone = supernet.extract(subnet, calibrate(supernet, subnet, seen_BCHW))
-    classifier = nn.Linear(supernet.feature_dim(subnet), supernet.num_classes, device="meta")
-    learned = cast(nn.Module, supernet.classifier).state_dict()
-    classifier.load_state_dict(learned, assign=True)
-    return nn.Sequential(backbone, classifier).to(device).eval().requires_grad_(False)

@@ -49,6 +49,7 @@ class SubnetRecipe(Spec):
         clip_norm: longest gradient over all parameters.
         sampling: how often images of each class come; see `Recipe`.
         shift: furthest random shift of an image, as a share of its side.
+        precision: number format of forward and backward; weights and statistics are float32.
     """
 
     learning_rate: PositiveFloat | None = None
@@ -59,6 +60,7 @@ class SubnetRecipe(Spec):
     clip_norm: PositiveFloat = 2.0
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
     shift: Share = 0.125
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class SubnetTraining:
@@ -107,8 +109,9 @@ class SubnetTraining:
             NotFiniteError: the loss is no longer finite (looked at every 50 steps).
         """
         images_BCHW, labels_B = self._next_batch()
-        features_BD = self.supernet.features(images_BCHW, self.subnet)
-        loss = loss_at(self._phases, progress)(self._logits(features_BD), labels_B)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            logits_BK = self._logits(self.supernet.features(images_BCHW, self.subnet))
+        loss = loss_at(self._phases, progress)(logits_BK.float(), labels_B)
         if self.steps_done % STEPS_BETWEEN_CHECKS == 0 and not bool(torch.isfinite(loss)):
             got, do = f"{float(loss)} at step {self.steps_done}", "Lower learning_rate."
             raise NotFiniteError("the training loss must stay finite", got=got, do=do)
