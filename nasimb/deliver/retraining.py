@@ -48,7 +48,9 @@ from nasimb.supernet.train import STATE_FILE
 
 PHASE, FOLDER, ROW = "retrain", "retrained", "retrained"
 TRAINING_SHARE = 0.9
-"""Of what preparing has left; the rest calibrates and tests (heuristic)."""
+"""Most of what preparing has left; the rest calibrates and tests (heuristic)."""
+MARGIN = 1.5
+"""Of the time that is kept for them (heuristic)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +173,15 @@ def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device)
         training = _training(plan, ground)
         if (folder / STATE_FILE).exists():
             training.resume(folder)
+        kept_seconds = _seconds_to_test(session, plan, ground, training)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images")
     # Of what is left, so that a training that was stopped, and prepared twice, still ends in time.
-    seconds = TRAINING_SHARE * (ledger.remaining() + ledger.spent(PHASE))
+    left = ledger.remaining() + ledger.spent(PHASE)
+    seconds = min(TRAINING_SHARE * left, left - kept_seconds)
     with ledger.phase(PHASE):
-        train_until(session, training, folder, PHASE, lambda: _share(ledger.spent(PHASE), seconds), seconds)
+        train_until(
+            session, training, folder, PHASE, lambda: _share(ledger.spent(PHASE), seconds), seconds, least_steps=1
+        )
         training.save(folder)
     with ledger.phase("evaluate"):
         model, cost = _model(plan, ground, training)
@@ -199,6 +205,14 @@ def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device)
     })  # fmt: skip
     (folder / STATE_FILE).unlink(missing_ok=True)
     return found
+
+
+def _seconds_to_test(session: Session, plan: Plan, ground: assemble.Ground, training: SubnetTraining) -> float:
+    """What the last phase will take: calibration, measured here, and two passes over the test images at its speed."""
+    limit, before = plan.config.calibration_images, session.clock()
+    training.network(limit)
+    seconds = session.clock() - before
+    return MARGIN * seconds * (1 + 2 * len(ground.task.test) / min(limit, len(ground.task.target)))
 
 
 def _share(spent: float, seconds: float) -> float:

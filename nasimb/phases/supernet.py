@@ -134,9 +134,13 @@ def train(
 
 def train_until(
     session: Session, training: Trainable, folder: Path, phase: str, progress: Callable[[], float],
-    seconds: float | None,
+    seconds: float | None, *, least_steps: int = SMALLEST_STEPS,
 ) -> Tensor | None:  # fmt: skip
-    """All steps, with snapshots between them; returns the last loss, None where there was nothing left to do."""
+    """All steps, with snapshots between them; returns the last loss, None where there was nothing left to do.
+
+    Args:
+        least_steps: that are done even if they take longer than `seconds`.
+    """
     save_every_seconds = SAVE_EVERY_SECONDS if seconds is None else min(SAVE_EVERY_SECONDS, SAVE_EVERY_SHARE * seconds)
     ranks, saved_at, loss = training.ranks, session.clock(), None
     # All leave after the same step, whichever of them was told to.
@@ -144,7 +148,7 @@ def train_until(
     try:
         # A kill may have cost a large part of a small share: fewer steps than these are noise, whatever they cost.
         while (done := ranks.number_from_first(progress())) < 1 or (
-            seconds is not None and training.steps_done < SMALLEST_STEPS
+            seconds is not None and training.steps_done < least_steps
         ):
             loss = training.step(done)
             together.tick(phase, done, f"step {training.steps_done}")

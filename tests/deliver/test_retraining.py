@@ -86,6 +86,30 @@ def test_the_winner_is_trained_within_its_budget_and_the_run_stays(run: Path, mo
     assert entry["winner_gain"]["balanced_accuracy"][0] == pytest.approx(difference)
 
 
+def test_slow_tests_are_kept_time_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration takes 2 s; two passes over test images, more of them than training images, take their share."""
+    clock, original = FakeTime(monkeypatch, step=0.5), SubnetTraining.network
+
+    def slow_network(training: SubnetTraining, limit: int) -> Any:
+        clock.now += 2.0
+        return original(training, limit)
+
+    monkeypatch.setattr(SubnetTraining, "network", slow_network)
+    result = retrain(str(run), "30s", device=CPU, clock=clock)
+    config = RunDir(run).config()
+    images = min(config["calibration_images"], sum(load(run / "best").description.class_counts_K))
+    tests = len((run / "predictions.csv").read_text().splitlines()) - 1
+    kept = 1.5 * 2.0 * (1 + 2 * tests / images)
+    assert kept > 0.1 * 28
+    assert result["spend"]["by_phase"]["retrain"] == pytest.approx(28 - kept, abs=0.5)
+    assert result["spend"]["spent_seconds"] <= 30
+
+
+def test_a_budget_that_is_too_short_is_not_overrun_by_many_steps(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = retrain(str(run), "10s", device=CPU, clock=FakeTime(monkeypatch, step=4.0))
+    assert result["steps"] == 3, "of which the last begins within nine seconds"
+
+
 def test_what_is_saved_is_what_was_tested(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = retrain(str(run), "40s", device=CPU, clock=FakeTime(monkeypatch), out=run.parent / "new")
     model = load(run.parent / "new" / "best")
@@ -126,11 +150,11 @@ def test_inherited_and_fresh_weights_begin_where_they_say(run: Path, monkeypatch
     begun: list[SubnetTraining] = []
     original = retraining.train_until
 
-    def watching(session: Any, training: SubnetTraining, *more: Any) -> Any:
+    def watching(session: Any, training: SubnetTraining, *more: Any, **options: Any) -> Any:
         begun.append(training)
         first = training.supernet.extract(training.subnet, None).state_dict()
         training.first = {name: tensor.clone() for name, tensor in first.items()}  # type: ignore[attr-defined]
-        return original(session, training, *more)
+        return original(session, training, *more, **options)
 
     monkeypatch.setattr(retraining, "train_until", watching)
     clock = FakeTime(monkeypatch)
