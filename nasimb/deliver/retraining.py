@@ -51,6 +51,8 @@ TRAINING_SHARE = 0.9
 """Most of what preparing has left; the rest calibrates and tests (heuristic)."""
 MARGIN = 1.5
 """Of the time that is kept for them (heuristic)."""
+FIXED_SECONDS = 0.7
+"""A latency and the bootstrap intervals of two models, whatever their size (heuristic)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +214,7 @@ def _seconds_to_test(session: Session, plan: Plan, ground: assemble.Ground, trai
     limit, before = plan.config.calibration_images, session.clock()
     training.network(limit)
     seconds = session.clock() - before
-    return MARGIN * seconds * (1 + 2 * len(ground.task.test) / min(limit, len(ground.task.target)))
+    return FIXED_SECONDS + MARGIN * seconds * (1 + 2 * len(ground.task.test) / min(limit, len(ground.task.target)))
 
 
 def _share(spent: float, seconds: float) -> float:
