@@ -92,7 +92,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch, space: str) -> None:
     [NasimbClassifier(budget="1trials", device="cpu", assign=ASSIGNED)],
     expected_failed_checks=lambda estimator: {
         "check_positive_only_tag_during_fit": "drawn, negative numbers are pixels too; it passes above",
-        "check_fit_non_negative": "drawn, negative numbers are pixels too; it passes above",
     },
 )
 def test_checks_of_scikit_learn_that_fit(estimator: NasimbClassifier, check: Any) -> None:
