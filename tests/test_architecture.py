@@ -38,7 +38,7 @@ FLOORS = (
     ("assemble",),
     ("afford",),
     ("pipeline", "bench", "worker", "serve"),
-    ("extend", "plan", "onsite"),
+    ("extend", "plan", "onsite", "care"),
     ("deliver",),
     ("cli",),
     ("__main__", "__init__"),
