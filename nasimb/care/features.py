@@ -23,6 +23,7 @@ SIZE = 32
 """Pixels a side at which simple features look at images."""
 PIXELS, CELLS, DIRECTIONS = 8, 4, 8
 BATCH = 256
+SIMPLE_LIMIT, TRAINED_LIMIT = 1.85, 0.7
 CPU = torch.device("cpu")
 
 
@@ -34,12 +35,14 @@ class Features:
         name: for the reader.
         size: pixels a side of the images it takes.
         channels: 1 or 3; None: takes either.
+        gap_limit: the gap up to which a head on them is likely to do; see `nasimb.care.gap`.
         make: uint8 images_BCHW to float32 features_BD.
     """
 
     name: str
     size: int
     channels: int | None
+    gap_limit: float
     make: Callable[[Tensor], Tensor]
 
     def of(self, images: ImageSet, *, channels: int | None = None) -> Tensor:
@@ -59,7 +62,7 @@ SIMPLE = "simple features (8 x 8 pixels, histograms of edge directions)"
 
 def simple() -> Features:
     """Features that need no training: 8 x 8 mean pixels of every channel, and where edges lie and how they run."""
-    return Features(SIMPLE, SIZE, None, simple_features)
+    return Features(SIMPLE, SIZE, None, SIMPLE_LIMIT, simple_features)
 
 
 def frozen(folder: Path) -> Features:
@@ -73,7 +76,7 @@ def frozen(folder: Path) -> Features:
     statistics = calibrate(found.supernet, subnet, Calibration.on(found.source_images_BCHW))
     network = found.supernet.extract(subnet, statistics).eval()
     name = f"features of the largest subnet of {folder}"
-    return Features(name, found.supernet.space.max_resolution, found.supernet.in_channels, network)
+    return Features(name, found.supernet.space.max_resolution, found.supernet.in_channels, TRAINED_LIMIT, network)
 
 
 def luma(images_BCHW: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class CloserLook:
             },
             "suspected_labels": None if errors is None else errors.suspected.to_dict("records"),
             "gap": None if gap is None else {
-                "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "separability": gap.separability,
-                "head_suffices": gap.head_suffices, "sentence": gap.sentence,
+                "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "limit": gap.limit,
+                "separability": gap.separability, "head_suffices": gap.head_suffices, "sentence": gap.sentence,
             },
             "notes": list(self.notes),
         }  # fmt: skip

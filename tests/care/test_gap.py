@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from care.pairs import coloured, digits, inverted, long_tail, made, photo_patches, pixels, turned
-from nasimb.care.features import simple
+from nasimb.care.features import frozen, simple
 from nasimb.care.gap import Gap, balanced_weights, domain_gap, frechet_distance
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
@@ -49,6 +49,23 @@ def test_the_verdict_is_right_on_eight_of_ten_pairs() -> None:
     assert "look alike" in found["the same classes"].sentence
     assert "other classes" in found["higher digits"].sentence
     assert "another kind" in found["inverted"].sentence
+
+
+def test_the_verdict_is_right_through_a_super_network(finished_run: Path) -> None:
+    features = frozen(finished_run / "supernet")
+    own, other = digits(0, 1, 2, 3, 4), digits(5, 6, 7, 8, 9)
+    near = {"same": own.train, "long tail": long_tail(own.train), "higher": other.train}
+    far = {
+        "inverted": inverted(own.train),
+        "other, inverted": inverted(other.train),
+        "coloured": coloured(own.train),
+        "turned": turned(own.train),
+        "photos": photo_patches(),
+    }
+    for name, target in {**near, **far}.items():
+        found = domain_gap(own.source, target, features)
+        assert found is not None
+        assert found.head_suffices == (name in near), (name, found)
 
 
 def test_colour_is_seen_whatever_the_draw() -> None:
