@@ -21,6 +21,8 @@ from nasimb.errors import InputError
 from nasimb.heads.gda import GdaSpec
 
 MOST_SHOWN = 20
+BELIEVABLE = 0.2
+"""Share of suspected images above which the judge is as likely to be wrong as the labels (heuristic)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,20 @@ class LabelErrors:
     def suspected(self) -> pd.DataFrame:
         """The rows that cleanlab thinks wrong."""
         return self.ranked[self.ranked["suspected"]]
+
+    def lines(self) -> list[str]:
+        """What was found, a sentence each."""
+        suspected, judged = len(self.suspected), len(self.ranked)
+        said = [
+            f"Suspected label errors: {suspected:,} of {judged:,} training images (leave-one-out accuracy of the judge "
+            f"{100 * self.accuracy:.0f} %)."
+        ]
+        if suspected > BELIEVABLE * judged:
+            said.append(
+                "More labels are suspected than can be believed: these features tell the classes apart too poorly, or "
+                "very many labels are wrong. Look at the first; features of a good --supernet may judge better."
+            )
+        return said
 
 
 def require_cleanlab() -> None:

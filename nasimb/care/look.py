@@ -55,10 +55,7 @@ class CloserLook:
             if near.left_out:
                 said.append(f"Images not compared for near-duplicates, because there are too many: {near.left_out:,}.")
         if self.labels is not None:
-            said.append(
-                f"Suspected label errors: {len(self.labels.suspected):,} of {len(self.labels.ranked):,} training "
-                f"images (leave-one-out accuracy of the judge: {100 * self.labels.accuracy:.0f} %)."
-            )
+            said += self.labels.lines()
         return [*said, *self.notes]
 
     def values(self) -> dict[str, Any]:

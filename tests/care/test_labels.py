@@ -63,6 +63,16 @@ def test_a_row_says_what_the_image_is_and_what_it_looks_like() -> None:
     assert 0 <= row["quality"] < 0.5
 
 
+def test_a_judge_that_knows_nothing_is_not_believed() -> None:
+    train = digits().train
+    drawn_N = torch.from_numpy(np.random.default_rng(0).integers(0, 10, len(train)))
+    found = found_in(ImageSet(train.store, train.indices_N, drawn_N, train.classes))
+    assert found.accuracy < 0.25
+    assert "than can be believed" in found.lines()[1]
+    sure = found_in(planted(train, 0.05, 0)[0])
+    assert len(sure.lines()) == 1
+
+
 def test_the_only_image_of_a_class_and_classes_without_images_are_not_judged() -> None:
     train = digits(0, 1, 2).train
     kept = torch.cat([(train.labels_N == 0).nonzero()[:9, 0], (train.labels_N == 2).nonzero()[:8, 0]])
