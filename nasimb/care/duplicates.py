@@ -30,7 +30,7 @@ from nasimb.data.base import ImageSet
 
 SIDE, LEAST_CONTRAST, LEAST_CORRELATION, MOST_TWINS = 16, 8.0, 0.99, 20
 MOST_IMAGES = 100_000
-"""Compared with each other: time grows with the square (30,000 took 17 s on one processor, this number about three minutes)."""
+"""Compared with each other. Time grows with the square: 30,000 took 17 s on one processor, so these three minutes."""
 BLOCK_VALUES = 2**23
 
 
