@@ -38,7 +38,7 @@ FLOORS = (
     ("assemble",),
     ("afford",),
     ("pipeline", "bench", "worker", "serve"),
-    ("extend", "plan", "onsite"),
+    ("extend", "plan", "onsite", "care"),
     ("deliver", "api"),
     ("classifier",),
     ("cli",),

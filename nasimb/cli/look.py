@@ -3,44 +3,85 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nasimb.cli.options import DATA_FORMS, Format
 from nasimb.visible import visible
 
+if TYPE_CHECKING:
+    from nasimb.care.look import CloserLook
+    from nasimb.data.base import DatasetSpec
+
 
 def inspect(
     data: Annotated[str, typer.Argument(help=f"{DATA_FORMS}; a bare folder means folder:DIR.")],
     download: Annotated[bool, typer.Option("--download", help="Allow CIFAR to be downloaded.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Look closer, and write everything as one page to this file.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help=f"Look closer, and say how far these source images are: {DATA_FORMS}.")
+    ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="Look closer, through the features of this trained super-network instead of simple ones."),
+    ] = None,
 ) -> None:
     """Count the classes of a data set, and list every problem that would stop a search.
 
     Shows the images per class and split, the imbalance factor and the many-, medium- and few-shot groups. Exit code 2
-    if there is a problem.
+    if there is a problem. A closer look (--html, --source or --supernet) also finds near-duplicates and suspected label
+    errors, and how far the data are from the source; it takes longer.
     """
     from nasimb.data import parse_dataset
     from nasimb.data.base import LoadRequest
     from nasimb.data.inspect import inspect_dataset
 
     named = f"folder:{data}" if Path(data).is_dir() else data
-    found = inspect_dataset(parse_dataset(named), LoadRequest(size=32, download=download))
+    spec = parse_dataset(named)
+    closer: CloserLook | None = None
+    if html is None and source is None and supernet is None:
+        found = inspect_dataset(spec, LoadRequest(size=32, download=download))
+    else:
+        closer = _closer(spec, html, source, supernet, download, named)
+        found = closer.inspection
     if as_json:
         values = {
             "classes": json.loads(found.table.to_json(orient="records")),
             "imbalance_factor": found.imbalance_factor, "groups": found.groups, "channels": found.channels,
             "fingerprints": found.fingerprints, "skipped": list(found.skipped), "problems": list(found.problems),
-            "remarks": list(found.remarks),
+            "remarks": list(found.remarks), **({} if closer is None else closer.values()),
         }  # fmt: skip
         print(json.dumps(values, indent=2, ensure_ascii=False))
     else:
         from nasimb.report.show import print_inspection
 
+        if closer is not None:
+            found = replace(found, remarks=(*found.remarks, *closer.lines()))
         print_inspection(found, title=named)
     raise typer.Exit(2 if found.problems else 0)
+
+
+def _closer(
+    spec: DatasetSpec, html: Path | None, source: str | None, supernet: Path | None, download: bool, named: str
+) -> CloserLook:
+    from nasimb.care.look import look_closer
+    from nasimb.care.page import write_page
+    from nasimb.data import parse_dataset
+    from nasimb.durable import check_writable
+
+    if html is not None:
+        check_writable(html)
+    origin = None if source is None else parse_dataset(source)
+    found = look_closer(spec, source=origin, supernet=supernet, download=download)
+    if html is not None:
+        write_page(found, html, title=named)
+    return found
 
 
 def status(run: Annotated[Path, typer.Argument(help="A run folder, running, interrupted or finished.")]) -> None:

@@ -47,9 +47,24 @@ def inspect_dataset(spec: DatasetSpec, request: LoadRequest) -> Inspection:
     try:
         parts = spec.read(replace(request, skip_bad_images=True))
     except DataError as error:
-        table = pd.DataFrame(columns=["class", "train", "val", "test", "group"])
-        return Inspection(table, None, {"many": 0, "medium": 0, "few": 0}, None, {}, (), (str(error),), ())
-    sets = {name: part for name in ("train", "val", "test", "source") if (part := getattr(parts, name)) is not None}
+        return unreadable(error)
+    return inspect_parts(parts)
+
+
+def unreadable(error: DataError) -> Inspection:
+    """Of data that cannot be read at all."""
+    table = pd.DataFrame(columns=["class", "train", "val", "test", "group"])
+    return Inspection(table, None, {"many": 0, "medium": 0, "few": 0}, None, {}, (), (str(error),), ())
+
+
+def splits_of(parts: Parts) -> dict[str, ImageSet]:
+    """The splits that the data have, by name: train, val, test, source."""
+    return {name: part for name in ("train", "val", "test", "source") if (part := getattr(parts, name)) is not None}
+
+
+def inspect_parts(parts: Parts) -> Inspection:
+    """As `inspect_dataset`, of data that were read already, bad images skipped."""
+    sets = splits_of(parts)
     counts = parts.train.class_counts_K
     groups = [_group(count) for count in counts.tolist()]
     problems, remarks = _leaks(sets)

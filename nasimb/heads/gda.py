@@ -35,7 +35,7 @@ Shapes: B images of one part, D features, P classes with images, U of them in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -45,7 +45,8 @@ from torch import Tensor
 
 from nasimb.heads.base import MomentSpec, Solved
 from nasimb.heads.grid import Grid, products
-from nasimb.heads.moments import Moments
+from nasimb.heads.moments import FEWEST_ROWS, Moments, gather_moments, row_parts
+from nasimb.heads.standardise import classes_of
 from nasimb.heads.weights import WeightingName
 
 
@@ -61,7 +62,34 @@ class GdaSpec(MomentSpec):
     )  # fmt: skip
     class_weighting: WeightingName = "inverse_sqrt"
 
-    def solve(self, moments: Moments) -> Solved:
+    def posteriors(self, features_ND: Tensor, labels_N: Tensor, num_classes: int, setting: float) -> Tensor:
+        """posteriors_NK: what each image's class would be thought to be by the head fitted to all others, float64.
+
+        Exact, as `score`. A class without images has probability 0. The only image of a class cannot be left out: its
+        row is NaN.
+
+        Args:
+            setting: the shrinkage.
+
+        Raises:
+            WorkError: a feature is not finite.
+            DataError: fewer than two classes have images, or a label is out of range.
+        """
+        labels_N = labels_N.to(features_ND.device)
+        classes = classes_of(labels_N, num_classes)
+        moments = gather_moments(lambda: [(features_ND, labels_N)], classes, [self.weighting])
+        solved = self.solve(moments)
+        grid = Grid((setting,), (0.0,), solved.diagonals((setting,)))
+        positions_N = classes.positions(labels_N)
+        found_NK = features_ND.new_zeros((len(features_ND), num_classes), dtype=torch.float64)
+        for part in row_parts(len(features_ND), features_ND.shape[1], features_ND.device, FEWEST_ROWS):
+            standardised_BD = (features_ND[part] - moments.mean_D) / moments.std_D
+            (halves_1PB,) = solved.left_out_halves(grid, standardised_BD, positions_N[part])
+            found_NK[part, classes.present_P] = (-halves_1PB[0]).softmax(0).T
+        found_NK[classes.counts_P[positions_N] == 1] = torch.nan
+        return found_NK
+
+    def solve(self, moments: Moments) -> _Discriminant:
         """See `MomentSpec.solve`."""
         classes = moments.classes
         shares_P, total = self.weighting.shares(classes.images_P), float(classes.images_P.sum())
@@ -115,6 +143,16 @@ class _Discriminant(Solved):
         return (1.0 - self.eigenvalues_D.new_tensor(settings)[:, None]) / freedom
 
     def leave_out(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
+        own_S1B = positions_B.expand(1, 1, -1)
+        predicted, losses = [], []
+        for halves_SPB in self.left_out_halves(grid, standardised_BD, positions_B):
+            found = self._decide(halves_SPB, own_S1B.expand(len(halves_SPB), -1, -1), grid.taus)
+            predicted.append(found[0])
+            losses.append(found[1])
+        return torch.cat(predicted), torch.cat(losses)
+
+    def left_out_halves(self, grid: Grid, standardised_BD: Tensor, positions_B: Tensor) -> Iterator[Tensor]:
+        """Half the distances of every image to every class mean, the image left out: halves_SPB, settings in turn."""
         deviations_DB = torch.addmm(self.means_PD[positions_B].T, self.rotation_DD.T, standardised_BD.T, beta=-1)
         lengths_SB = grid.diagonals_SD @ deviations_DB.square()  # q
         counts_B = self.counts_P[positions_B]
@@ -123,7 +161,6 @@ class _Discriminant(Solved):
         remaining_SB = (1.0 - beta_SB * lengths_SB).clamp_min(1e-12)
         slopes_SB, own_SB = beta_SB / remaining_SB, factors_B**2 * lengths_SB / remaining_SB
         present_U, place_B = self._classes_of(positions_B)
-        predicted, losses = [], []
         for group, pulls_SPB in grid.products(self.means_PD, deviations_DB):
             own_S1B = positions_B.expand(len(pulls_SPB), 1, -1)
             torch.sub(lengths_SB[group, None] + pulls_SPB.gather(1, own_S1B), pulls_SPB, out=pulls_SPB)  # p
@@ -131,10 +168,7 @@ class _Discriminant(Solved):
             halves_SPB = torch.mul(pulls_SPB, 0.5 * slopes_SB[group, None]).add_(1.0).mul_(pulls_SPB)
             halves_SPB += self._between(grid.diagonals_SD[group], present_U).gather(2, place_B.expand_as(halves_SPB))
             halves_SPB.scatter_(1, own_S1B, 0.5 * (own_SB + lengths_SB)[group, None])
-            found = self._decide(halves_SPB, own_S1B, grid.taus)
-            predicted.append(found[0])
-            losses.append(found[1])
-        return torch.cat(predicted), torch.cat(losses)
+            yield halves_SPB
 
     def _classes_of(self, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         """present_U and each image's place in it: all classes, or where images are fewer those they are of."""

@@ -125,3 +125,24 @@ def test_features_that_are_not_finite_never_score() -> None:
     features_ND[0, 0] = float("nan")
     with pytest.raises(WorkError, match="finite"):
         GdaSpec().score(features_ND, torch.tensor([0, 0, 0, 1, 1, 1]), 2)
+
+
+@pytest.mark.parametrize("counts", [[20, 7, 3], [8, 0, 5, 2], [9, 4, 1, 2]])
+def test_posteriors_are_those_of_a_refit_without_each_image(counts: list[int]) -> None:
+    features_ND, labels_N = features_and_labels(counts, 5)
+    problem = ByHand.of(features_ND, labels_N, "inverse_sqrt", None)
+    seen_N: list[np.ndarray] = []
+
+    def scores(kept_N: np.ndarray, query_D: np.ndarray) -> np.ndarray:
+        seen_N.append(problem.gda_scores(kept_N, query_D, 0.2))
+        return seen_N[-1]
+
+    problem.expected(scores, by_hand.log_loss)
+    found_NK = GdaSpec().posteriors(torch.tensor(features_ND), torch.tensor(labels_N), len(counts), 0.2).numpy()
+    judged_N = np.bincount(labels_N)[labels_N] > 1
+    expected_NP = np.exp(np.stack(seen_N))
+    expected_NP /= expected_NP.sum(1, keepdims=True)
+    present = np.unique(labels_N)
+    np.testing.assert_allclose(found_NK[judged_N][:, present], expected_NP, rtol=1e-6, atol=1e-12)
+    assert np.isnan(found_NK[~judged_N]).all()
+    assert (np.delete(found_NK[judged_N], present, axis=1) == 0).all()

@@ -1,0 +1,131 @@
+"""The closer look at data before a search: near-duplicates, suspected labels, and how far the source is.
+
+>>> from nasimb.data.digits import DigitsSpec
+>>> found = look_closer(DigitsSpec(digits=(0, 1)), labels=False)
+>>> found.gap.head_suffices
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nasimb.care.duplicates import MOST_TWINS, NearDuplicates, near_duplicates
+from nasimb.care.features import SIZE, Features, frozen, simple
+from nasimb.care.gap import Gap, domain_gap
+from nasimb.care.labels import LabelErrors, label_errors, require_cleanlab
+from nasimb.data.base import DatasetSpec, ImageSet, LoadRequest
+from nasimb.data.inspect import Inspection, inspect_parts, splits_of, unreadable
+from nasimb.errors import DataError, InputError
+
+
+@dataclass(frozen=True, eq=False)
+class CloserLook:
+    """All that was found; what is None was not looked for, and `notes` say why.
+
+    Attributes:
+        inspection: as without a closer look.
+        sets: the splits, 32 x 32 pixels, by name; empty if the data could not be read.
+        features: what images were compared by.
+        notes: sentences on what could not be looked for.
+    """
+
+    inspection: Inspection
+    sets: dict[str, ImageSet]
+    features: str
+    near: NearDuplicates | None = None
+    labels: LabelErrors | None = None
+    gap: Gap | None = None
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What the closer look found, a sentence each."""
+        said = []
+        if self.gap is not None:
+            said.append(self.gap.sentence)
+        if self.near is not None:
+            near, across = self.near, len(self.near.across)
+            said.append(f"Near-duplicates: {len(near.pairs):,} pairs, {across:,} of them across splits.")
+            if near.alike:
+                said.append(f"Images that resemble more than {MOST_TWINS} others, not listed: {near.alike:,}.")
+            if near.plain:
+                said.append(f"Plain images, not compared for near-duplicates: {near.plain:,}.")
+            if near.left_out:
+                said.append(f"Images not compared for near-duplicates, because there are too many: {near.left_out:,}.")
+        if self.labels is not None:
+            said += self.labels.lines()
+        return [*said, *self.notes]
+
+    def values(self) -> dict[str, Any]:
+        """What the closer look found, as JSON can hold it."""
+        near, errors, gap = self.near, self.labels, self.gap
+        return {
+            "features": self.features,
+            "near_duplicates": None if near is None else {
+                "pairs": near.pairs.to_dict("records"), "alike": near.alike, "plain": near.plain,
+                "left_out": near.left_out,
+            },
+            "suspected_labels": None if errors is None else errors.suspected.to_dict("records"),
+            "gap": None if gap is None else {
+                "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "limit": gap.limit,
+                "separability": gap.separability, "head_suffices": gap.head_suffices, "sentence": gap.sentence,
+            },
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def look_closer(
+    data: DatasetSpec,
+    *,
+    source: DatasetSpec | None = None,
+    supernet: Path | None = None,
+    download: bool = False,
+    labels: bool = True,
+) -> CloserLook:
+    """Inspect the data, and compare their images with each other and with those of the source.
+
+    Args:
+        source: its training images, or those it sets aside for a super-network; None: those that `data` set aside.
+        supernet: folder of a trained super-network; None: simple features, which need no training.
+        labels: whether to look for label errors, which takes the optional cleanlab; without it a note says so.
+
+    Raises:
+        InputError: no finished super-network in that folder.
+        DataError: the source cannot be read.
+    """
+    features = simple() if supernet is None else frozen(supernet)
+    request = LoadRequest(size=SIZE, download=download, skip_bad_images=True)
+    nothing = ("Without training images there is nothing to compare.",)
+    try:
+        parts = data.read(request)
+    except DataError as error:
+        return CloserLook(unreadable(error), {}, features.name, notes=nothing)
+    found, sets = inspect_parts(parts), splits_of(parts)
+    if not len(parts.train):
+        return CloserLook(found, sets, features.name, notes=nothing)
+    fitting = request if features.size == SIZE else replace(request, size=features.size)
+    own = sets if fitting is request else splits_of(data.read(fitting))
+    gap, gap_note = _gap(own, None if source is None else splits_of(source.read(fitting)), features)
+    errors, labels_note = _labels(sets["train"], own["train"], features) if labels else (None, "")
+    notes = tuple(note for note in (labels_note, gap_note) if note)
+    return CloserLook(found, sets, features.name, near_duplicates(sets), errors, gap, notes)
+
+
+def _labels(named: ImageSet, images: ImageSet, features: Features) -> tuple[LabelErrors | None, str]:
+    try:
+        require_cleanlab()
+    except InputError as error:
+        return None, f"Not looked for label errors: {error}"
+    found = label_errors(named, features.of(images))
+    return found, "" if found else "Not looked for label errors: fewer than two classes have two training images."
+
+
+def _gap(own: dict[str, ImageSet], other: dict[str, ImageSet] | None, features: Features) -> tuple[Gap | None, str]:
+    sets = own if other is None else other
+    source = sets.get("source", None if other is None else sets["train"])
+    if source is None:
+        return None, "Not measured how far the source is: name it with --source."
+    found = domain_gap(source, own["train"], features)
+    return found, "" if found else "Not measured how far the source is: it must have images of two classes that differ."
