@@ -14,7 +14,7 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters as \uXXXX.
+    r"""The text with control characters written out, by the number of each.
 
     >>> visible("a\x1b[2Jb")
     'a\\u001b[2Jb'

@@ -237,7 +237,8 @@ def outcome(folders: Folders, tmp_path: Path, seed: int, whole: dict[tuple[str, 
             # The end of a ledger without a mark for it is the last beat.
             assert said, (seed, name, kind)
             lacking = sum(expected.values()) - sum(found.values())
-            assert -1e-3 <= lacking <= 1.5, (seed, name, kind, lacking)  # charges are rounded to 1e-4 s
+            # Either side of a charge is rounded to 1e-4 s, from figures that the file holds to 1e-6 s.
+            assert -1.01e-4 * len(expected) <= lacking <= 1.5, (seed, name, kind, lacking)
         else:
             assert found == expected, (seed, moment, name, kind, said)
         assert all("\n" not in line for line in said)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_the_target_as_source_is_said_and_held_out(command: Command, write_digit
 
 
 def test_a_supernet_is_trained_once_and_searched(command: Command) -> None:
-    train = ("supernet", "train", "--source", "digits:5-9", "--space", "space.yaml", "--budget", "9s", "--out", "net",
+    train = ("supernet", "train", "--source", "digits:5-9", "--space", "space.yaml", "--budget", "5s", "--out", "net",
              "--device", "cpu", "--set", "batch_size=16")  # fmt: skip
     first = command(*train)
     assert first.code == 0, first.err
@@ -409,12 +409,13 @@ def test_help_does_not_wait_for_torch() -> None:
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert "Usage: nasimb" in done.stdout
         assert done.stderr == "[]\n"
-    assert min(seconds) < 2  # half a second on a machine with nothing else to do
+    assert sorted(seconds)[1] < 2  # of the processor, as others may be at work: half a second
 
 
 def test_the_module_is_the_command() -> None:
