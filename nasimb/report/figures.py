@@ -70,9 +70,8 @@ def waterfall(begin: Mapping[str, float], found: Sequence[Step]) -> go.Figure:
     floor, end = max(0.0, 5 * np.floor(totals.min() / 5) - 5), min(101.0, 5 * np.ceil(totals.max() / 5) + 1)
     names = [f"largest subnet,<br>plain head<br>{base:.1f}"]
     names += [f"+ {step.name}<br>{_gain_text(step, metric)}" for step in parts] + [f"winner<br>{totals[-1]:.1f}"]
-    made = figure(
-        "What each step bought: balanced accuracy", "balanced accuracy (points)", "", height=110 + 62 * len(names)
-    )
+    axis = f"balanced accuracy (points{f', axis begins at {floor:.0f}' if floor else ''})"
+    made = figure("What each step bought: balanced accuracy", axis, "", height=90 + 62 * len(names))
     made.add_trace(
         go.Waterfall(
             y=names, x=[base - floor, *gained, 0.0], base=floor, orientation="h", showlegend=False,

@@ -43,7 +43,7 @@ def test_intervals_are_those_of_images_resampled_within_classes(guesses: tuple[n
     rng = np.random.default_rng(2)
     groups = [np.flatnonzero(labels_N == k) for k in (0, 1, 3)]
     drawn = []
-    for _ in range(1000):
+    for _ in range(250):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
         drawn.append(by_hand(predicted_N[rows], labels_N[rows]))
     assert found.keys() == drawn[0].keys()
@@ -79,7 +79,7 @@ def test_calibration_intervals_are_those_of_resampled_images() -> None:
     low, high = calibration_interval(probabilities_NK, labels_N, resamples=1500, seed=5)
     groups = [np.flatnonzero(labels_N == k) for k in range(3)]
     drawn = []
-    for _ in range(1500):
+    for _ in range(800):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
         drawn.append(expected_calibration_error(probabilities_NK[rows], labels_N[rows]))
     expected = np.quantile(drawn, [0.025, 0.975])
