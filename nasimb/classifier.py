@@ -22,6 +22,8 @@ from nasimb.api import search
 from nasimb.errors import InputError
 from nasimb.export import Model, load, save
 
+__all__ = ["NasimbClassifier"]
+
 SMALL_PIXELS = 12
 """Images up to this side are searched in the space of the digits, larger ones in that of CIFAR."""
 
