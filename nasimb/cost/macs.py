@@ -15,7 +15,7 @@ def macs_and_params(space: SearchSpace, subnet: Subnet, in_channels: int) -> tup
     Example:
         >>> space = SearchSpace.load("digits-resnet")
         >>> [macs_and_params(space, subnet, in_channels=1)[0] for subnet in (space.smallest(), space.largest())]
-        [242688, 6692688]
+        [242688, 6693120]
     """
     side, width = subnet.resolution, space.stem_width
     macs = side * side * 9 * in_channels * width

@@ -130,6 +130,13 @@ def retrain(
     Raises:
         InputError: the run is not finished, or something asked for cannot be. Interrupted: `stop` gave a signal;
             everything is saved.
+
+    Example:
+        >>> from itertools import count
+        >>> hurried = count().__next__  # a clock on which every look takes a second; leave it out
+        >>> found = retrain("runs/digits", budget="3min", loss="deferred", device=torch.device("cpu"), clock=hurried)
+        >>> found["retrained"]["head"], sorted(found)
+        ('deferred', ['check', 'notes', 'provenance', 'retrained', 'schema', 'spend'])
     """
     plan, limit = _plan(source, loss, from_scratch, recipe or {}, seed), Budget.parse(budget)
     device, watcher = device or choose_device("auto"), watcher or Silent()
