@@ -32,7 +32,8 @@ class Found:
             and counts, as `nasimb report --tables` writes them.
 
     Example:
-        >>> found = search(data="digits:0-2", budget="2trials", run="runs/digits", assign=["training_steps=3"])
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+        >>> found = search(data="digits:0-2", budget="2trials", run="runs/digits", assign=quick)
         >>> found.report["classes"][["class", "group", "training_images"]]
           class   group  training_images
         0     0  medium               60
@@ -93,7 +94,8 @@ def search(
 
     Example:
         >>> import nasimb
-        >>> found = nasimb.search(data="digits:0-2", budget="2trials", run="runs/digits", assign=["training_steps=3"])
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+        >>> found = nasimb.search(data="digits:0-2", budget="2trials", run="runs/digits", assign=quick)
         >>> found.model.classes
         ('0', '1', '2')
         >>> bool(found.result["winner"]["test"]["balanced_accuracy"] > 0.5)

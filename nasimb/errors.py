@@ -106,7 +106,7 @@ class ResumeError(InputError):
     Example:
         >>> import nasimb
         >>> try:
-        ...     nasimb.search(data="digits:0-4", budget="2trials", run="runs/digits", assign=["training_steps=3"])
+        ...     nasimb.search(data="digits:0-4", budget="2trials", run="runs/digits")
         ... except ResumeError as error:
         ...     print(error.do)
         Use the same options, or another folder with --run.

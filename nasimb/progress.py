@@ -42,8 +42,9 @@ class Watcher(Protocol):
         ...
         ...     def show(self, progress):
         ...         print(progress.phase, progress.fraction)
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
         >>> found = nasimb.search(
-        ...     data="digits:0-2", budget="2trials", run="runs/digits", assign=["training_steps=3"], watcher=Printing()
+        ...     data="digits:0-2", budget="2trials", run="runs/digits", assign=quick, watcher=Printing()
         ... )
         runs/digits is finished; this is what it found.
     """

@@ -28,8 +28,8 @@ class CloserLook:
     Example:
         >>> from nasimb.data import parse_dataset
         >>> found = look_closer(parse_dataset("digits:0-1"), labels=False)
-        >>> found.lines()[0]
-        'Target and source look alike (...): retraining the head alone is likely to suffice.'
+        >>> print(found.lines()[0])
+        Target and source look alike (...): retraining the head alone is likely to suffice.
         >>> sorted(found.values())
         ['features', 'gap', 'near_duplicates', 'notes', 'suspected_labels']
     """
@@ -103,7 +103,7 @@ def look_closer(
         >>> found.gap.head_suffices
         True
         >>> found.lines()[1]
-        'Near-duplicates: ...'
+        'Near-duplicates: 8 pairs, 6 of them across splits.'
     """
     features = simple() if supernet is None else frozen(supernet)
     request = LoadRequest(size=SIZE, download=download, skip_bad_images=True)

@@ -169,9 +169,9 @@ def evaluate(
         >>> low, high = found.model.intervals["balanced_accuracy"]
         >>> low <= found.model.values["balanced_accuracy"] <= high
         True
-        >>> found.paired.only_first, found.paired.only_second, found.paired.mcnemar_p  # a model is not better than itself
+        >>> found.paired.only_first, found.paired.only_second, found.paired.mcnemar_p  # not better than itself
         (0, 0, 1.0)
-        >>> print(found.notes[0])
+        >>> print(found.notes[1])
         These are the test images of the run of runs/digits.
     """
     model = load(model_folder(folder)).to(device)

@@ -90,7 +90,7 @@ def write_predictions(
         ...     _ = broken.write_bytes(b"no image")
         ...     found = write_predictions(model, [dark, broken], table, top=2)
         >>> found.images, [(file.name, reason) for file, reason in found.unreadable]
-        (1, [('broken.png', 'not an image')])
+        (1, [('broken.png', 'not an image in a known format')])
         >>> table.getvalue().splitlines()[0]
         'path,class,probability,class_2,probability_2'
     """

@@ -128,6 +128,7 @@ def export(
 
     Args:
         model: on the CPU.
+        form: "torch-export", "onnx" or "safetensors".
         images: to check the written file with, before it takes its place; None checks nothing.
 
     Raises:
@@ -138,9 +139,9 @@ def export(
         >>> from nasimb.data import LoadRequest, parse_dataset
         >>> images = parse_dataset("digits:0-2").load(LoadRequest(size=12)).test
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = export(nasimb.load("runs/digits/best"), "torch-export", Path(folder) / "shipped", images=images)
+        ...     found = export(nasimb.load("runs/digits/best"), "safetensors", Path(folder) / "shipped", images=images)
         ...     print(sorted(file.name for file in found.folder.iterdir()))
-        ['README.md', 'model.pt2', 'preprocessing.json']
+        ['README.md', 'model.json', 'model.safetensors', 'preprocessing.json']
         >>> found.checked.same_class == found.checked.images, found.checked.probability_difference < 1e-3
         (True, True)
     """

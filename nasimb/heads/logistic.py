@@ -57,8 +57,8 @@ class LogisticSpec(Spec):
         >>> features_ND, labels_N = torch.tensor(pixels[:200]), torch.tensor(digits[:200])
         >>> spec = LogisticSpec(loss={"name": "logit_adjusted", "tau": 1.0}, penalties=(0.01, 0.1))
         >>> tried = spec.cross_validate(features_ND, labels_N, 3, seed=0)
-        >>> [(one.setting, round(float((one.predicted_N == labels_N).double().mean()), 2)) for one in tried]
-        [(0.1, 0.99), (0.01, 0.99)]
+        >>> [(one.setting, bool((one.predicted_N == labels_N).double().mean() > 0.95)) for one in tried]
+        [(0.1, True), (0.01, True)]
         >>> spec.fit(features_ND, labels_N, 3, setting=0.01).name
         'logit_adjusted'
     """

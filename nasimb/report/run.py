@@ -38,8 +38,8 @@ class Run:
         ('digits', 2, ['evaluate', 'head', 'prepare', 'search', 'supernet'])
         >>> run.trials_frame()[["number", "kind", "macs", "taps"]]
            number      kind     macs  taps
-        0       0  smallest   242688     1
-        1       1   largest  6693120     3
+        0       0  smallest   242784     1
+        1       1   largest  6693456     3
     """
 
     name: str

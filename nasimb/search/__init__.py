@@ -3,7 +3,8 @@
 Called, it is `nasimb.api.search`, a whole search of the best network for imbalanced images:
 
 >>> import nasimb
->>> found = nasimb.search(data="digits:0-2", budget="2trials", run="runs/digits", assign=["training_steps=3"])
+>>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+>>> found = nasimb.search(data="digits:0-2", budget="2trials", run="runs/digits", assign=quick)
 >>> found.model.classes
 ('0', '1', '2')
 

@@ -1,4 +1,7 @@
-"""Backbones that a search space may name, and how to build one: `build_supernet`, or `plain_backbone` for one subnet."""
+"""Backbones that a search space may name, and how to build one.
+
+Start with `build_supernet`, or with `plain_backbone` for one subnet alone.
+"""
 
 from __future__ import annotations
 
