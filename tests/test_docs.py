@@ -145,6 +145,6 @@ def test_public_names_are_those_that_readers_are_told_of() -> None:
 
 def test_what_the_readme_names_is_public() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"\bnasimb((?:\.[A-Za-z_]\w*)+)\(", readme))
+    named = set(re.findall(r"\bnasimb((?:\.[A-Za-z_]\w*)+)", readme))
     assert {".search", ".load", ".adapt.BatchNormAdapter", ".nn.convert_norm"} <= named
     assert named <= {f"{module}.{name}".removeprefix("nasimb") for module, name in PUBLIC}
