@@ -17,6 +17,8 @@ from nasimb.pipeline import run_search
 from nasimb.progress import Watcher
 from nasimb.report.findings import findings, number_tables
 
+__all__ = ["Found", "search"]
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -28,6 +30,17 @@ class Found:
         result: the contents of result.json.
         report: tables by name ("models", "steps", "candidates", "pareto", "spend", "classes", ...): fractions, seconds
             and counts, as `nasimb report --tables` writes them.
+
+    Example:
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+        >>> found = search(data="digits:0-2", budget="2trials", run="runs/digits", assign=quick)
+        >>> found.report["classes"][["class", "group", "training_images"]]
+          class   group  training_images
+        0     0  medium               60
+        1     1     few               13
+        2     2     few                3
+        >>> found.result["winner"]["head"] in {"gda", "ridge", "balanced_softmax"}
+        True
     """
 
     folder: Path
@@ -81,14 +94,14 @@ def search(
 
     Example:
         >>> import nasimb
-        >>> from tempfile import mkdtemp
-        >>> found = nasimb.search(data="digits:0-2", budget="2trials", run=mkdtemp(), assign=["training_steps=3"])
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+        >>> found = nasimb.search(data="digits:0-2", budget="2trials", run="runs/digits", assign=quick)
         >>> found.model.classes
         ('0', '1', '2')
         >>> bool(found.result["winner"]["test"]["balanced_accuracy"] > 0.5)
         True
-        >>> "models" in found.report
-        True
+        >>> sorted(found.report["models"]["model"])
+        ['largest', 'largest_plain_head', 'smallest', 'winner']
     """
     if workers < 0:
         raise InputError("workers must be a number of processes", got=workers, do="Give 0 for this one alone.")

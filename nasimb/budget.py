@@ -1,4 +1,7 @@
-"""Budgets: what the user typed ("8gpu-h", "30min", "200trials", or several: the first reached stops), as values."""
+"""Budgets: what the user typed ("8gpu-h", "30min", "200trials", or several: the first reached stops), as values.
+
+Start with `Budget.parse`; what is spent of it is the matter of `nasimb.ledger`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from nasimb.errors import BudgetError
+
+__all__ = ["Budget", "Clock", "Holding"]
 
 Clock = Callable[[], float]
 """Seconds from any fixed origin, never going back: `time.monotonic`, or a list of numbers in a test."""
@@ -29,6 +34,13 @@ class Holding:
     Attributes:
         gpus: devices.
         threads: of a processor.
+
+    Example:
+        >>> trainer = Holding(gpus=1, threads=4)
+        >>> trainer + Holding(gpus=2, threads=2)
+        Holding(gpus=3, threads=6)
+        >>> Budget.parse("8cpu-h").limit_seconds(trainer) / 3600  # hours on the clock
+        2.0
     """
 
     gpus: int = 0
@@ -51,6 +63,11 @@ class Budget:
         gpu_seconds: GPUs held x seconds.
         cpu_seconds: CPU threads used x seconds.
         trials: finished trials; a repeat answered from the cache does not count.
+
+    Example:
+        >>> budget = Budget.parse("8gpu-h,200trials")
+        >>> budget.gpu_seconds, budget.trials, budget.wall_seconds
+        (28800.0, 200, None)
     """
 
     text: str
@@ -91,6 +108,9 @@ class Budget:
 
         Raises:
             BudgetError: GPU time is asked for where there is no GPU.
+
+        >>> Budget.parse("8gpu-h").limit_seconds(Holding(gpus=4)) / 3600
+        2.0
         """
         if self.gpu_seconds is not None and holding.gpus == 0:
             hours = self.gpu_seconds / 3600

@@ -22,6 +22,8 @@ from nasimb.api import search
 from nasimb.errors import InputError
 from nasimb.export import Model, load, save
 
+__all__ = ["NasimbClassifier"]
+
 SMALL_PIXELS = 12
 """Images up to this side are searched in the space of the digits, larger ones in that of CIFAR."""
 
@@ -55,7 +57,8 @@ class NasimbClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         >>> import numpy as np
         >>> X, y = load_digits(n_class=2, return_X_y=True)
         >>> X = np.uint8(X * 15.9)
-        >>> classifier = NasimbClassifier(budget="2trials", assign=("training_steps=3",)).fit(X, y)
+        >>> quick = ("training_steps=3", "heads.penalties=[0.01]")
+        >>> classifier = NasimbClassifier(budget="2trials", assign=quick).fit(X, y)
         >>> classifier.predict(X[:4])
         array([0, 1, 0, 1])
         >>> classifier.predict_proba(X[:4]).shape

@@ -29,6 +29,8 @@ from nasimb.spec import parse
 from nasimb.supernet import plain_backbone
 from nasimb.supernet.checkpoint import load_weights, read_tensors, write_tensors
 
+__all__ = ["Description", "Images", "Model", "load", "save"]
+
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -44,6 +46,13 @@ class Description:
         calibration: policy of the BN statistics.
         head: {"name", "setting", "crops", "solver"} of the linear head.
         metrics, provenance: as in result.json.
+
+    Example:
+        >>> about = load("runs/digits/best").description
+        >>> about.classes, about.class_counts_K, about.size, about.channels
+        (('0', '1', '2'), (60, 13, 3), 12, 1)
+        >>> sorted(about.head)
+        ['crops', 'name', 'setting', 'solver']
     """
 
     classes: tuple[str, ...]
@@ -59,7 +68,16 @@ class Description:
 
 
 class Model(nn.Module):
-    """One extracted network with its head: images in, logits out. A plain module in evaluation mode."""
+    """One extracted network with its head: images in, logits out. A plain module in evaluation mode.
+
+    Example:
+        >>> model = load("runs/digits/best")
+        >>> images_B1HW = torch.zeros(5, 1, 12, 12, dtype=torch.uint8)
+        >>> tuple(model(images_B1HW).shape), model.classes
+        ((5, 3), ('0', '1', '2'))
+        >>> sum(parameter.requires_grad for parameter in model.parameters())
+        0
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, description: Description) -> None:
         super().__init__()
@@ -78,7 +96,12 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict_proba(self, images: Images, *, batch_size: int = 256) -> NDArray[np.float32]:
-        """Softmax probabilities [N, K] of images in any form that `pixels` reads."""
+        """Softmax probabilities [N, K] of images in any form that `pixels` reads.
+
+        >>> probabilities_NK = load("runs/digits/best").predict_proba(np.zeros((4, 28, 28), np.uint8))
+        >>> probabilities_NK.shape, bool(np.allclose(probabilities_NK.sum(1), 1))
+        ((4, 3), True)
+        """
         device = next(self.parameters()).device
         images_NCHW = self.pixels(images)
         parts = [images_NCHW[start : start + batch_size] for start in range(0, len(images_NCHW), batch_size)]
@@ -87,7 +110,14 @@ class Model(nn.Module):
         return np.asarray(torch.cat([empty, *probabilities]))
 
     def predict(self, images: Images, *, batch_size: int = 256) -> NDArray[np.str_]:
-        """The class name of every image, as an array of strings [N]."""
+        """The class name of every image, as an array of strings [N].
+
+        >>> from sklearn.datasets import load_digits
+        >>> digits = load_digits(n_class=3)
+        >>> names_N = load("runs/digits/best").predict((digits.images * 15.9).astype(np.uint8))
+        >>> bool((names_N == digits.target.astype(str)).mean() > 0.6)
+        True
+        """
         best_N = self.predict_proba(images, batch_size=batch_size).argmax(1)
         return np.array([self.classes[k] for k in best_N.tolist()], dtype=np.str_)
 
@@ -116,10 +146,22 @@ class Model(nn.Module):
 
 
 Images = str | Path | Sequence[str | Path] | np.ndarray | Tensor
+"""What `Model.pixels` reads."""
 
 
 def save(model: Model, folder: Path) -> None:
-    """Write the model; a reader sees the old model or the new one, never half of each. On the disk on return."""
+    """Write the model; a reader sees the old model or the new one, never half of each. On the disk on return.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> model = load("runs/digits/best")
+        >>> with TemporaryDirectory() as folder:
+        ...     save(model, Path(folder))
+        ...     print(sorted(file.name for file in Path(folder).iterdir()))
+        ...     print(load(folder).description == model.description)
+        ['model.json', 'model.safetensors']
+        True
+    """
     values = asdict(model.description)
     values.update(space=model.description.space.model_dump(mode="json"), subnet=model.description.subnet.to_dict())
     values["norms"] = list(model.description.subnet.norms)
@@ -140,6 +182,12 @@ def load(folder: str | Path) -> Model:
 
     Raises:
         InputError: there is no model, or its files are damaged or of another version.
+
+    Example:
+        >>> model = load("runs/digits/best")
+        >>> one_image_NHW = np.zeros((1, 8, 8), np.uint8)
+        >>> model.predict(one_image_NHW).shape, model.predict_proba(one_image_NHW).shape
+        ((1,), (1, 3))
     """
     folder = Path(folder)
     file = folder / WEIGHTS

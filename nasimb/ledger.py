@@ -9,6 +9,8 @@ RUN/ledger.jsonl  one line a beat: {"phase": "search", "worker": "main", "gpus":
                   "at": 1764000000.0, "check": "1a2b3c4d"}; appended, flushed to the disk, never changed
 RUN/ledger.mark   the account that all lines so far add up to, from which a damaged ledger is restored
 ```
+
+Start with `Ledger` to spend, and with `read_account` to see what a run has spent.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from pathlib import Path
 from nasimb.accounts import OWNER, Account, Charge, examine, line_of, mark_of, was_kept
 from nasimb.budget import NOTHING, ONE_THREAD, Budget, Clock, Holding
 from nasimb.durable import append_whole, replace_whole, replacing
+
+__all__ = ["Ledger", "clock_seconds", "kind_seconds", "read_account"]
 
 KINDS = ("wall", "gpu", "cpu")
 
@@ -46,6 +50,18 @@ class Ledger:
     Raises:
         BudgetError: the budget is in GPU time, and no GPU is held.
         ResumeError: the file is damaged beyond repair.
+
+    Example:
+        >>> now = [0.0]  # a clock that stands still unless it is moved
+        >>> ledger = Ledger(None, lambda: now[0], Budget.parse("10min"))
+        >>> with ledger.phase("supernet"):
+        ...     now[0] += 240
+        >>> with ledger.phase("search"):
+        ...     now[0] += 60
+        >>> ledger.by_phase()
+        {'supernet': 240.0, 'search': 60.0}
+        >>> ledger.remaining()
+        300.0
     """
 
     def __init__(
@@ -159,6 +175,12 @@ class Ledger:
         Returns:
             Seconds it may hold them in all, those charged to it included: less than wanted where less is left, and
             never less than it was granted before.
+
+        >>> ledger = Ledger(None, lambda: 0.0, Budget.parse("10cpu-min"), Holding(threads=1))
+        >>> ledger.grant("first", Holding(threads=4), seconds=100)
+        100.0
+        >>> ledger.grant("second", Holding(threads=4), seconds=100)  # of 600 s, 400 are the first one's
+        50.0
         """
         with self._lock:
             charged, before = self.charged(worker), self._grants.get(worker, (holding, 0.0))[1]
@@ -299,7 +321,13 @@ class Ledger:
 
 
 def clock_seconds(account: Mapping[Charge, float]) -> dict[str, float]:
-    """Seconds on the clock of every phase: those of the process that owns the run folder."""
+    """Seconds on the clock of every phase: those of the process that owns the run folder.
+
+    Example:
+        >>> by_phase = clock_seconds(read_account(Path("runs/digits/ledger.jsonl")))
+        >>> sorted(by_phase)
+        ['evaluate', 'head', 'prepare', 'search', 'supernet']
+    """
     found: dict[str, float] = {}
     for charge, seconds in account.items():
         if charge.worker == OWNER:
@@ -308,7 +336,16 @@ def clock_seconds(account: Mapping[Charge, float]) -> dict[str, float]:
 
 
 def kind_seconds(account: Mapping[Charge, float], kind: str) -> float:
-    """Seconds of one kind: "wall" of the owner alone, "gpu" and "cpu" are devices held x seconds of everybody."""
+    """Seconds of one kind: "wall" of the owner alone, "gpu" and "cpu" are devices held x seconds of everybody.
+
+    Example:
+        >>> now = [0.0]
+        >>> ledger = Ledger(None, lambda: now[0], holding=Holding(threads=4))
+        >>> with ledger.phase("search"):
+        ...     now[0] += 10
+        >>> kind_seconds(ledger.account(), "wall"), kind_seconds(ledger.account(), "cpu")
+        (10.0, 40.0)
+    """
     if kind == "wall":
         return sum(clock_seconds(account).values())
     return sum(seconds * _rate(Holding(charge.gpus, charge.threads), kind) for charge, seconds in account.items())
@@ -319,6 +356,13 @@ def read_account(path: Path) -> Account:
 
     Raises:
         ResumeError: it is damaged beyond repair.
+
+    Example:
+        >>> account = read_account(Path("runs/digits/ledger.jsonl"))
+        >>> {charge.worker for charge in account}, {charge.gpus for charge in account}
+        ({'main'}, {0})
+        >>> round(kind_seconds(account, "wall"), 6) == round(sum(clock_seconds(account).values()), 6)
+        True
     """
     return examine(path).account if was_kept(path) else {}
 

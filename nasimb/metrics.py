@@ -4,7 +4,7 @@ Everything follows from one count per class: how many of its images were recogni
 classes without images in the split are left out of every mean and listed; an empty group is None, never 0; the
 geometric mean is exactly 0 once a class has no recall (no floor). A prediction of `NO_PREDICTION` leaves its image out.
 
-Shapes: N images, K classes. Accuracies, recalls and scores are fractions.
+Shapes: N images, K classes. Accuracies, recalls and scores are fractions. Start with `measure`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nasimb.errors import InputError, unknown_name
+
+__all__ = [
+    "NO_PREDICTION",
+    "OBJECTIVES",
+    "Difference",
+    "Interval",
+    "Metrics",
+    "bootstrap_intervals",
+    "expected_calibration_error",
+    "mean_cost",
+    "measure",
+    "objective_value",
+    "paired_difference",
+    "shot_groups",
+]
 
 NO_PREDICTION = -1
 """Where no honest prediction exists: the only image of a class cannot be left out of it."""
@@ -42,6 +57,11 @@ class Metrics:
         worst_recall, worst_class: the lowest recall, and the first class (index) that has it.
         absent_classes: indices of the classes without images, which no number above includes.
         images: how many images the numbers are of.
+
+    Example:
+        >>> found = measure([0, 0, 0, 1], [0, 0, 1, 1], class_counts_K=[500, 30, 5])
+        >>> found.recalls_K, found.absent_classes, found.few
+        ((1.0, 0.5, None), (2,), None)
     """
 
     balanced_accuracy: float
@@ -61,14 +81,26 @@ class Metrics:
 
 
 class Interval(NamedTuple):
-    """Ends of a confidence interval."""
+    """Ends of a confidence interval.
+
+    Example:
+        >>> low, high = Interval(0.59, 0.61)
+        >>> f"[{low:.0%}, {high:.0%}]"
+        '[59%, 61%]'
+    """
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """A paired difference, and the ends of its confidence interval."""
+    """A paired difference, and the ends of its confidence interval.
+
+    Example:
+        >>> gain = Difference(0.02, low=-0.01, high=0.05)
+        >>> gain.low > 0 or gain.high < 0  # significant?
+        False
+    """
 
     difference: float
     low: float
@@ -89,7 +121,12 @@ OBJECTIVES: dict[str, Callable[[Metrics], float | None]] = {
 
 
 def shot_groups(class_counts_K: ArrayLike) -> dict[str, Integers]:
-    """Class indices by training images: many (> 100), medium (20 to 100), few (< 20)."""
+    """Class indices by training images: many (> 100), medium (20 to 100), few (< 20).
+
+    Example:
+        >>> {name: index.tolist() for name, index in shot_groups([500, 120, 100, 20, 19]).items()}
+        {'many': [0, 1], 'medium': [2, 3], 'few': [4]}
+    """
     counts_K = np.asarray(class_counts_K)
     many_K, few_K = counts_K > MANY_ABOVE, counts_K < FEW_BELOW
     masks = {"many": many_K, "medium": ~many_K & ~few_K, "few": few_K}
@@ -106,6 +143,12 @@ def measure(predicted_N: ArrayLike, labels_N: ArrayLike, class_counts_K: ArrayLi
 
     Raises:
         InputError: lengths differ, an index is out of range, or no image has a prediction.
+
+    Example:
+        >>> labels_N = [0] * 90 + [1] * 10  # and a model that always says 0
+        >>> found = measure([0] * 100, labels_N, class_counts_K=[900, 10])
+        >>> found.accuracy, found.balanced_accuracy, found.few
+        (0.9, 0.5, 0.0)
     """
     counts_K = np.asarray(class_counts_K)
     predicted_N, labels_N = _predicted_only(labels_N, predicted_N, num_classes=len(counts_K))
@@ -142,6 +185,11 @@ def objective_value(metrics: Metrics, name: str) -> float:
 
     Raises:
         InputError: there is no such objective, or its group of classes is empty.
+
+    Example:
+        >>> found = measure([0, 0, 1], [0, 1, 1], class_counts_K=[900, 10])
+        >>> objective_value(found, "few"), objective_value(found, "worst_recall")
+        (0.5, 0.5)
     """
     if name not in OBJECTIVES:
         raise unknown_name("the objective", name, OBJECTIVES)
@@ -175,6 +223,13 @@ def bootstrap_intervals(
     Each class's images are resampled with replacement within the class. The hits among m resampled images of a class
     with h hits are Binomial(m, h / m), so that is what is drawn. A class that is all right or all wrong does not vary
     (with one image: always), so intervals are too narrow where classes have only a handful of images.
+
+    Example:
+        >>> predicted_N, labels_N = [0] * 80 + [1] * 20, [0] * 70 + [1] * 30
+        >>> found = bootstrap_intervals(predicted_N, labels_N, [900, 10], seed=0)
+        >>> low, high = found["balanced_accuracy"]
+        >>> round(low, 2), round(high, 2)
+        (0.75, 0.92)
     """
     counts_K = np.asarray(class_counts_K)
     predicted_N, labels_N = _predicted_only(labels_N, predicted_N, num_classes=len(counts_K))
@@ -199,6 +254,13 @@ def paired_difference(
 
     Within a class every image is one of four kinds (both right, only a, only b, neither), and a resample draws their
     counts from the multinomial of their shares.
+
+    Example:
+        >>> labels_N = [0] * 50 + [1] * 50
+        >>> a_N, b_N = [0] * 50 + [1] * 45 + [0] * 5, [0] * 50 + [1] * 35 + [0] * 15
+        >>> gain = paired_difference(a_N, b_N, labels_N, [900, 10], seed=0)["balanced_accuracy"]
+        >>> round(gain.difference, 2), gain.low > 0
+        (0.1, True)
     """
     counts_K = np.asarray(class_counts_K)
     a_N, b_N, labels_N = _predicted_only(labels_N, predicted_a_N, predicted_b_N, num_classes=len(counts_K))
@@ -217,6 +279,13 @@ def expected_calibration_error(probabilities_NK: ArrayLike, labels_N: ArrayLike,
     """Mean distance between confidence and accuracy over equal-width bins of confidence, by images.
 
     Bins are closed above; confidence 0 belongs to the first. Empty bins weigh nothing. (Guo et al. 2017, equation 5.)
+
+    Example:
+        >>> sure_NK = [[0.9, 0.1]] * 10
+        >>> round(expected_calibration_error(sure_NK, [0] * 9 + [1]), 6), round(
+        ...     expected_calibration_error(sure_NK, [0] * 5 + [1] * 5), 6
+        ... )
+        (0.0, 0.4)
     """
     probabilities_NK = np.asarray(probabilities_NK, dtype=np.float64)
     confidence_N = probabilities_NK.max(axis=1)
@@ -227,7 +296,13 @@ def expected_calibration_error(probabilities_NK: ArrayLike, labels_N: ArrayLike,
 
 
 def mean_cost(predicted_N: ArrayLike, labels_N: ArrayLike, cost_KK: ArrayLike) -> float:
-    """Mean over images of the cost of predicting column j for an image of row k."""
+    """Mean over images of the cost of predicting column j for an image of row k.
+
+    Example:
+        >>> cost_KK = [[0, 1], [20, 0]]  # to miss class 1 is twenty times as bad as a false alarm
+        >>> mean_cost([0, 0, 1, 1], [0, 1, 0, 1], cost_KK)
+        5.25
+    """
     cost_KK = np.asarray(cost_KK, dtype=np.float64)
     predicted_N, labels_N = _predicted_only(labels_N, predicted_N, num_classes=len(cost_KK))
     return float(cost_KK[labels_N, predicted_N].mean())

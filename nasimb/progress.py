@@ -1,9 +1,11 @@
-"""What a long run tells whoever watches it: values, shown by somebody else."""
+"""What a long run tells whoever watches it: values, shown by somebody else. Give `nasimb.search` a `Watcher`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+
+__all__ = ["Progress", "Silent", "Watcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,11 @@ class Progress:
         fraction: of the phase that is done, 0..1.
         spent_seconds, limit_seconds: of the whole run; no limit is None.
         detail: the newest result of the phase.
+
+    Example:
+        >>> seen = Progress("search", 0.25, spent_seconds=125.0, limit_seconds=600.0, detail="50 trials")
+        >>> f"{seen.phase} {seen.fraction:.0%} after {clock_time(seen.spent_seconds)}: {seen.detail}"
+        'search 25% after 2m05s: 50 trials'
     """
 
     phase: str
@@ -25,7 +32,22 @@ class Progress:
 
 
 class Watcher(Protocol):
-    """Gets to see a run."""
+    """Gets to see a run.
+
+    Example:
+        >>> import nasimb
+        >>> class Printing:
+        ...     def say(self, line):
+        ...         print(line)
+        ...
+        ...     def show(self, progress):
+        ...         print(progress.phase, progress.fraction)
+        >>> quick = ["training_steps=3", "heads.penalties=[0.01]"]
+        >>> found = nasimb.search(
+        ...     data="digits:0-2", budget="2trials", run="runs/digits", assign=quick, watcher=Printing()
+        ... )
+        runs/digits is finished; this is what it found.
+    """
 
     def say(self, line: str) -> None:
         """One line worth keeping."""
@@ -35,7 +57,15 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """A watcher that shows nothing."""
+    """A watcher that shows nothing, to derive from.
+
+    Example:
+        >>> class Phases(Silent):
+        ...     def show(self, progress):
+        ...         print(progress.phase)
+        >>> Phases().show(Progress("head", 0.5, 1.0, None, "2 of 4"))
+        head
+    """
 
     def say(self, line: str) -> None:
         """Say nothing."""

@@ -74,12 +74,20 @@ RESTORE = {
 OTHERWISE = "Restore it, or start a new run with --run."
 """What to do with a damaged file."""
 
+__all__ = ["RunDir"]
+
 Warn = Callable[[str], None]
 """Told, in one line, what had to be repaired."""
 
 
 class RunDir:
-    """Paths and atomic writes of one run folder."""
+    """Paths and atomic writes of one run folder.
+
+    Example:
+        >>> run = RunDir(Path("runs/digits"))
+        >>> run.read_json("result.json")["trials"]["finished"], [row["kind"] for row in run.read_trials()]
+        (2, ['smallest', 'largest'])
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -3,6 +3,7 @@
 A `SearchSpace` lists the choices (read from YAML); a `Subnet` is one combination of them. Both are frozen and
 hashable, so a subnet is a dict key, a cache key and a table column, and it is always an argument, never a state.
 Depths are counts of residual blocks, widths are channels, kernel sizes and resolutions are pixels; never indices.
+Start with `SearchSpace.load`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from pydantic import (
 
 from nasimb.errors import IllegalSubnetError
 from nasimb.spec import Spec, find_shipped, parse, read_yaml
+
+__all__ = ["SearchSpace", "Stage", "Subnet"]
 
 Value = int | str
 Choices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -68,6 +71,13 @@ class Subnet:
         kernel_sizes: side of the first convolution's kernel in every block of a stage, pixels.
         norms: name of the normaliser that ends every block of a stage.
         taps: how many of the last stages the head sees, globally average pooled and concatenated (1: the last alone).
+
+    Example:
+        >>> subnet = Subnet(12, depths=(1, 2), widths=(8, 16), kernel_sizes=(3, 5), norms=("bn", "nbn"), taps=1)
+        >>> str(subnet)
+        'r12 d1-2 w8-16 k3-5 bn-nbn t1'
+        >>> Subnet.from_dict(subnet.to_dict()) == subnet
+        True
     """
 
     resolution: int
@@ -95,7 +105,13 @@ class Subnet:
 
 
 class Stage(Spec):
-    """The choices of one stage: the blocks between two changes of resolution."""
+    """The choices of one stage: the blocks between two changes of resolution.
+
+    Example:
+        >>> stage = Stage(depths=(1, 2), widths=(8, 16, 32), norms=("bn", "nbn"), stride=2)
+        >>> SearchSpace(name="mine", backbone="resnet", stem_width=8, resolutions=(16,), stages=(stage,)).size()
+        12
+    """
 
     depths: Choices
     widths: Choices
@@ -129,6 +145,13 @@ class SearchSpace(Spec):
     Attributes:
         norm_options: norms with options under names that stages may list, such as
             `{nbn_published: {name: nbn, bias: normalised, start: one}}`. What each option means, the norm says.
+
+    Example:
+        >>> space = SearchSpace.load("digits-resnet")
+        >>> space.size()
+        124416
+        >>> str(space.smallest()), str(space.sample(np.random.default_rng(0)))
+        ('r8 d1-1-1 w8-16-32 k3-3-3 bn-bn-bn t1', 'r12 d2-1-2 w12-16-48 k3-3-5 bn-bn-nbn t2')
     """
 
     name: str
@@ -176,7 +199,11 @@ class SearchSpace(Spec):
 
     @classmethod
     def load(cls, name: str) -> SearchSpace:
-        """The space of a YAML file, by path (`my/space.yaml`) or by the stem of a shipped one (`cifar-resnet`)."""
+        """The space of a YAML file, by path (`my/space.yaml`) or by the stem of a shipped one (`cifar-resnet`).
+
+        >>> SearchSpace.load("cifar-resnet").resolutions
+        (16, 20, 24, 28, 32)
+        """
         path = find_shipped("search_spaces", name)
         return parse(cls, {"name": path.stem, **read_yaml(path)}, what=f"search space {path.stem}")
 
@@ -186,7 +213,12 @@ class SearchSpace(Spec):
         return self.resolutions[-1]
 
     def choices(self) -> dict[str, tuple[Value, ...]]:
-        """Every elastic dimension by name, stages counted from 1: `{"resolution": (8, 12), "stage1.depth": ...}`."""
+        """Every elastic dimension by name, stages counted from 1.
+
+        >>> choices = SearchSpace.load("digits-resnet").choices()
+        >>> choices["resolution"], choices["stage1.norm"], choices["stage3.width"]
+        ((8, 10, 12), ('bn', 'nbn'), (32, 48, 64))
+        """
         found: dict[str, tuple[Value, ...]] = {"resolution": self.resolutions}
         for number, stage in enumerate(self.stages, start=1):
             found[f"stage{number}.depth"] = stage.depths
@@ -200,6 +232,10 @@ class SearchSpace(Spec):
 
         Raises:
             IllegalSubnetError: a dimension is missing, or its value is not among the choices.
+
+        >>> space = SearchSpace.load("digits-resnet")
+        >>> str(space.subnet({**space.values(space.largest()), "stage2.norm": "nbn"}))
+        'r12 d2-2-2 w16-32-64 k5-5-5 bn-nbn-bn t3'
         """
         for name, allowed in self.choices().items():
             if values.get(name) not in allowed:

@@ -27,6 +27,7 @@ FLOORS = (
         "progress",
         "session",
         "visible",
+        "lazily",
     ),  # no torch, no optuna, no pandas
     ("metrics", "nn", "losses", "data"),
     ("supernet",),

@@ -152,6 +152,12 @@ class BatchNormAdapter:
 
         Raises:
             InputError: group or layer norms were adapted, whose correction is no part of a plain model.
+
+        >>> model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> adapter = BatchNormAdapter(model, "ema:0.1", safety=None)
+        >>> logits_BK = adapter(torch.full((8, 1, 2, 2), 5.0))
+        >>> adapter.adapted_model()[0].running_mean, model[0].running_mean
+        (tensor([0.5000]), tensor([0.]))
         """
         with self._lock:
             if any(not layer.running for layer in self._passes.layers.values()):

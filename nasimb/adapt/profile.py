@@ -77,6 +77,17 @@ class ClassProfile:
         predicted_K: mean prediction of training images in these shares.
         layers: of every layer that can be adapted, by name.
         running: whether each of them has running statistics (else its outputs are described).
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> images_NCHW, labels_N = torch.randn(64, 1, 2, 2), torch.arange(64) % 2
+        >>> profile = class_profile(model, images_NCHW, labels_N)
+        >>> with TemporaryDirectory() as folder:
+        ...     profile.save(Path(folder) / "profile.safetensors")
+        ...     again = ClassProfile.load(Path(folder) / "profile.safetensors")
+        >>> list(again.layers), again.running, tuple(again.layers["0"].mean_KC.shape)
+        (['0'], {'0': True}, (2, 1))
     """
 
     shares_K: Tensor
@@ -195,6 +206,16 @@ def class_profile(
 
     Raises:
         InputError: there is nothing to adapt in the model, or images and labels do not fit.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> dark, bright = torch.full((30, 1, 2, 2), -1.0), torch.full((10, 1, 2, 2), 1.0)
+        >>> profile = class_profile(model, torch.cat([dark, bright]), torch.tensor([0] * 30 + [1] * 10))
+        >>> profile.layers["0"].mean_KC.tolist()
+        [[-1.0], [1.0]]
+        >>> mixed = profile.layers["0"].moments(torch.tensor([0.5, 0.5]))  # what other shares of the classes would give
+        >>> mixed.mean_C, mixed.var_C
+        (tensor([0.]), tensor([1.]))
     """
     _check(images_NCHW, labels_N)
     labels_N = labels_N.long()

@@ -11,7 +11,14 @@ from nasimb.errors import InputError
 
 
 class Reason(StrEnum):
-    """Why a batch was adapted to or not."""
+    """Why a batch was adapted to or not.
+
+    Example:
+        >>> Reason.EXPLAINED.value
+        'the class mix explains the shift'
+        >>> Reason("as before").name
+        'STEADY'
+    """
 
     SHIFTED = "shifted"
     NEVER = "the strategy never adapts"
@@ -59,6 +66,14 @@ class Safety:
 
     Raises:
         InputError: numbers with which nothing could ever be adapted to, or looked at.
+
+    Example:
+        >>> cautious = Safety(least_images=128, window=512)
+        >>> [cautious.correction(nats) for nats in (0.0, 0.06, 0.1)]  # of other shares of the classes
+        [0.0, 0.5, 1.0]
+        >>> Safety(least_images=512, window=128)
+        Traceback (most recent call last):
+        nasimb.errors.InputError: least_images must be from 2 to window; got 512, window 128. ...
     """
 
     least_images: int = 32

@@ -32,6 +32,15 @@ class Entry:
         evidence: of the window it ends.
         weight: mean over the layers of the target's weight.
         rolled_back: whether earlier statistics were put back.
+
+    Example:
+        >>> from nasimb.adapt import BatchNormAdapter
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> adapter = BatchNormAdapter(model)
+        >>> for _ in range(2):
+        ...     logits_BK = adapter(torch.randn(8, 1, 2, 2))
+        >>> [(entry.batch, entry.images, entry.adapted, entry.reason.name) for entry in adapter.log]
+        [(0, 8, False, 'FEW_IMAGES'), (1, 8, False, 'FEW_IMAGES')]
     """
 
     batch: int

@@ -1,10 +1,4 @@
-"""The closer look at data before a search: near-duplicates, suspected labels, and how far the source is.
-
->>> from nasimb.data.digits import DigitsSpec
->>> found = look_closer(DigitsSpec(digits=(0, 1)), labels=False)
->>> found.gap.head_suffices
-True
-"""
+"""The closer look at data before a search: near-duplicates, suspected labels, and how far the source is."""
 
 from __future__ import annotations
 
@@ -30,6 +24,14 @@ class CloserLook:
         sets: the splits, 32 x 32 pixels, by name; empty if the data could not be read.
         features: what images were compared by.
         notes: sentences on what could not be looked for.
+
+    Example:
+        >>> from nasimb.data import parse_dataset
+        >>> found = look_closer(parse_dataset("digits:0-1"), labels=False)
+        >>> print(found.lines()[0])
+        Target and source look alike (...): retraining the head alone is likely to suffice.
+        >>> sorted(found.values())
+        ['features', 'gap', 'near_duplicates', 'notes', 'suspected_labels']
     """
 
     inspection: Inspection
@@ -94,6 +96,14 @@ def look_closer(
     Raises:
         InputError: no finished super-network in that folder.
         DataError: the source cannot be read.
+
+    Example:
+        >>> from nasimb.data import parse_dataset
+        >>> found = look_closer(parse_dataset("digits:0-1"), labels=False)
+        >>> found.gap.head_suffices
+        True
+        >>> found.lines()[1]
+        'Near-duplicates: 8 pairs, 6 of them across splits.'
     """
     features = simple() if supernet is None else frozen(supernet)
     request = LoadRequest(size=SIZE, download=download, skip_bad_images=True)

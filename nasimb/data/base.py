@@ -63,6 +63,15 @@ class ImageSet:
         indices_N: int64 on the CPU, into the store.
         labels_N: int64 on the CPU, into `classes`.
         classes: names of all K classes; some may have no image here.
+
+    Example:
+        >>> from nasimb.data import parse_dataset
+        >>> test = parse_dataset("digits:0-2").load(LoadRequest(size=8)).test
+        >>> len(test), test.class_counts_K.tolist(), test.size, test.channels
+        (180, [60, 60, 60], 8, 1)
+        >>> images_BCSS, positions_B = next(test.batches(4, torch.device("cpu")))
+        >>> tuple(images_BCSS.shape), images_BCSS.dtype, test.labels_N[positions_B].tolist()
+        ((4, 1, 8, 8), torch.uint8, [0, 1, 1, 1])
     """
 
     store: ImageStore
@@ -148,6 +157,14 @@ class Parts:
         val: the official validation split.
         source: balanced images that the data set sets aside for training a super-network.
         skipped: "name (reason)" of every image left out by `skip_bad_images`.
+
+    Example:
+        >>> from nasimb.data import parse_dataset
+        >>> parts = parse_dataset("digits:0-2").load(LoadRequest(size=8))
+        >>> len(parts.train), len(parts.test), parts.val, len(parts.source)
+        (180, 180, None, 162)
+        >>> parts.problems()
+        []
     """
 
     train: ImageSet
@@ -194,6 +211,11 @@ class LoadRequest:
         download: a data set that has a home on the network may be fetched.
         memory_mib: above it, images stay in their files and stream through a DataLoader.
         workers: processes that decode streamed images; 0 decodes in threads of this process.
+
+    Example:
+        >>> request = LoadRequest(size=224, memory_mib=1024)
+        >>> request.fits(5_000, channels=3), request.fits(50_000, channels=3)
+        (True, False)
     """
 
     size: int
@@ -215,6 +237,21 @@ class DatasetSpec(Spec, ABC):
     Attributes:
         name: its name in the table of data sets.
         flip: whether a horizontal flip keeps the label (not so for digits or text).
+
+    Example, data of one's own, which then go by `my_lab.data:Stripes`:
+        >>> from nasimb.data.arrays import parts_from_arrays
+        >>> class Stripes(DatasetSpec):
+        ...     name: str = "stripes"
+        ...     images: int = 20
+        ...
+        ...     def read(self, request):
+        ...         across, labels = torch.zeros(self.images, 8, 8, dtype=torch.uint8), torch.arange(self.images) % 2
+        ...         across[:, ::2] = 255
+        ...         images = torch.where(labels.bool()[:, None, None], across, across.mT)
+        ...         arrays = {"train_images": images.numpy(), "train_labels": labels.numpy()}
+        ...         return parts_from_arrays(arrays, "stripes", request)
+        >>> Stripes(images=30).load(LoadRequest(size=8)).train.class_counts_K.tolist()
+        [15, 15]
     """
 
     name: str

@@ -30,6 +30,15 @@ class Inspection:
         skipped: "path (reason)" of every file that is not a readable image.
         problems: sentences on what stops a search, worst first.
         remarks: sentences on what is allowed, but good to know.
+
+    Example:
+        >>> from nasimb.data import parse_dataset
+        >>> found = inspect_dataset(parse_dataset("digits:0-2"), LoadRequest(size=8))
+        >>> found.table
+          class  train   val  test  source   group
+        0     0     60  <NA>    60      54  medium
+        1     1     60  <NA>    60      54  medium
+        2     2     60  <NA>    60      54  medium
     """
 
     table: pd.DataFrame
@@ -43,7 +52,23 @@ class Inspection:
 
 
 def inspect_dataset(spec: DatasetSpec, request: LoadRequest) -> Inspection:
-    """Read everything that can be read and list all that is wrong, instead of stopping at the first error."""
+    """Read everything that can be read and list all that is wrong, instead of stopping at the first error.
+
+    Example:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from nasimb.data import parse_dataset
+        >>> images = np.random.default_rng(0).integers(256, size=(40, 8, 8)).astype(np.uint8)
+        >>> images[39] = images[0]  # the same image, with another label
+        >>> labels = np.array([0] * 38 + [1] * 2)
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/mine.npz", train_images=images, train_labels=labels)
+        ...     found = inspect_dataset(parse_dataset(f"arrays:{folder}/mine.npz"), LoadRequest(size=8))
+        >>> found.imbalance_factor, found.groups
+        (19.0, {'many': 0, 'medium': 1, 'few': 1})
+        >>> [remark.partition(" (")[0] for remark in found.remarks]
+        ['Repeated training images: 1', 'The same image in two classes: 1']
+    """
     try:
         parts = spec.read(replace(request, skip_bad_images=True))
     except DataError as error:

@@ -29,6 +29,10 @@ def class_counts(n_max: int, num_classes: int, imbalance_factor: float, profile:
 
     Raises:
         InputError: a factor below 1, an unknown profile, fewer than two classes, or a last class without an image.
+
+    Example:
+        >>> class_counts(5000, 10, imbalance_factor=100)  # CIFAR-10-LT
+        [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
     counts_K = _counts(n_max, _shares(num_classes, imbalance_factor, profile))
     if counts_K[-1] < 1:
@@ -51,6 +55,12 @@ def make_long_tailed(
 
     Raises:
         InputError: as `class_counts`.
+
+    Example:
+        >>> from nasimb.data import LoadRequest, parse_dataset
+        >>> pool = parse_dataset("digits:0-4").load(LoadRequest(size=8)).train
+        >>> make_long_tailed(pool, imbalance_factor=20).class_counts_K.tolist()
+        [60, 28, 13, 6, 3]
     """
     pool_K = image_set.class_counts_K.numpy()
     counts_K = class_counts(_largest_head(pool_K, imbalance_factor, profile), len(pool_K), imbalance_factor, profile)
@@ -63,7 +73,12 @@ def make_long_tailed(
 
 
 def imbalance_factor(class_counts_K: Tensor) -> float:
-    """n_max / n_min over the classes that have an image (Cui et al. 2019)."""
+    """n_max / n_min over the classes that have an image (Cui et al. 2019).
+
+    Example:
+        >>> imbalance_factor(torch.tensor([500, 60, 0, 5]))
+        100.0
+    """
     counts = class_counts_K[class_counts_K > 0]
     return float(counts.max() / counts.min())
 

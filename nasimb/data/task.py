@@ -25,6 +25,14 @@ class Task:
             (then source = target minus validation) unless the data came with a validation split of their own.
         flip: whether a horizontal flip keeps the label in all of them.
         notes: sentences on what was done to the data, for the report.
+
+    Example:
+        >>> from nasimb.data import LoadRequest, parse_dataset
+        >>> task = load_task(parse_dataset("digits:0-2"), request=LoadRequest(size=8), imbalance_factor=10)
+        >>> {name: len(images) for name, images in task.sets().items()}
+        {'source': 162, 'target': 84, 'test': 180}
+        >>> task.target.class_counts_K.tolist(), task.flip
+        ([60, 18, 6], False)
     """
 
     source: ImageSet
@@ -77,6 +85,14 @@ def load_task(
     Raises:
         DataError: the data cannot be loaded, or two sets share images (see `remove_shared` for what is tolerated).
         InputError: a fraction, factor or profile that cannot be.
+
+    Example, a super-network that is to be trained on the imbalanced images themselves:
+        >>> from nasimb.data import parse_dataset
+        >>> task = load_task(parse_dataset("digits:0-2"), "target", request=LoadRequest(size=8), imbalance_factor=10)
+        >>> {name: len(images) for name, images in task.sets().items()}
+        {'source': 67, 'target': 84, 'test': 180, 'validation': 17}
+        >>> print(task.notes[0])
+        The target was made long-tailed (exponential, imbalance factor 10, seed 0): 84 of 180 images, 60 to 6 a class.
     """
     notes: list[str] = []
     source_parts = source.load(request) if isinstance(source, DatasetSpec) else None

@@ -96,6 +96,13 @@ class Evaluation:
         labels_N: in the numbering of `classes`.
         against: the other model, and both compared; None where none was named.
         notes: sentences on the images.
+
+    Example:
+        >>> found = evaluate(Path("runs/digits"), "digits:0-2", device=torch.device("cpu"))
+        >>> found.confusion_KK.sum(1).tolist(), [row.name for row in found.rows()]
+        ([60, 60, 60], ['0', '1', '2'])
+        >>> sorted(found.to_dict())
+        ['against', 'classes', 'confusion', 'data', 'images', 'model', 'notes', 'paired', 'schema']
     """
 
     data: str
@@ -154,6 +161,18 @@ def evaluate(
 
     Raises:
         InputError: models, images and costs are not fit for each other. Interrupted: `stop` gave a signal.
+
+    Example:
+        >>> found = evaluate(
+        ...     Path("runs/digits"), "digits:0-2", against=Path("runs/digits"), device=torch.device("cpu")
+        ... )
+        >>> low, high = found.model.intervals["balanced_accuracy"]
+        >>> low <= found.model.values["balanced_accuracy"] <= high
+        True
+        >>> found.paired.only_first, found.paired.only_second, found.paired.mcnemar_p  # not better than itself
+        (0, 0, 1.0)
+        >>> print(found.notes[1])
+        These are the test images of the run of runs/digits.
     """
     model = load(model_folder(folder)).to(device)
     other = None if against is None else load(model_folder(against)).to(device)

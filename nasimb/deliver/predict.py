@@ -78,6 +78,21 @@ def write_predictions(
 
     Raises:
         InputError: the model has fewer classes than `top`. Interrupted: `stop` gave a signal; rows so far are written.
+
+    Example:
+        >>> import io, nasimb
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> model, table = nasimb.load("runs/digits/best"), io.StringIO()
+        >>> with TemporaryDirectory() as folder:
+        ...     dark, broken = Path(folder) / "dark.png", Path(folder) / "broken.png"
+        ...     Image.new("L", (28, 28)).save(dark)
+        ...     _ = broken.write_bytes(b"no image")
+        ...     found = write_predictions(model, [dark, broken], table, top=2)
+        >>> found.images, [(file.name, reason) for file, reason in found.unreadable]
+        (1, [('broken.png', 'not an image in a known format')])
+        >>> table.getvalue().splitlines()[0]
+        'path,class,probability,class_2,probability_2'
     """
     if top > len(model.classes):
         do = "Ask for fewer."

@@ -130,6 +130,16 @@ def retrain(
     Raises:
         InputError: the run is not finished, or something asked for cannot be. Interrupted: `stop` gave a signal;
             everything is saved.
+
+    Example:
+        >>> from itertools import count
+        >>> hurried = count().__next__  # a clock on which every look takes a second; leave it out
+        >>> found = retrain("runs/digits", budget="3min", loss="deferred", device=torch.device("cpu"), clock=hurried)
+        >>> found["retrained"]["head"], found["spend"]["limit_seconds"]
+        ('deferred, all weights', 180.0)
+        >>> gain, low, high = found["retrained"]["winner_gain"]["balanced_accuracy"]  # of the winner over it
+        >>> low <= gain <= high
+        True
     """
     plan, limit = _plan(source, loss, from_scratch, recipe or {}, seed), Budget.parse(budget)
     device, watcher = device or choose_device("auto"), watcher or Silent()

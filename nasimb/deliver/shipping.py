@@ -73,6 +73,13 @@ class Exported:
     Attributes:
         bytes_before, bytes_after: of the weights file that nasimb keeps, and of the exported file.
         checked: None where nobody asked.
+
+    Example:
+        >>> import nasimb
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = export(nasimb.load("runs/digits/best"), "safetensors", Path(folder) / "shipped")
+        >>> found.file, found.checked, found.bytes_after >= found.bytes_before
+        ('model.safetensors', None, True)
     """
 
     folder: Path
@@ -121,10 +128,22 @@ def export(
 
     Args:
         model: on the CPU.
+        form: "torch-export", "onnx" or "safetensors".
         images: to check the written file with, before it takes its place; None checks nothing.
 
     Raises:
         InputError: as `check_target`. WorkError: the written file does not say what the model says.
+
+    Example:
+        >>> import nasimb
+        >>> from nasimb.data import LoadRequest, parse_dataset
+        >>> images = parse_dataset("digits:0-2").load(LoadRequest(size=12)).test
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = export(nasimb.load("runs/digits/best"), "safetensors", Path(folder) / "shipped", images=images)
+        ...     print(sorted(file.name for file in found.folder.iterdir()))
+        ['README.md', 'model.json', 'model.safetensors', 'preprocessing.json']
+        >>> found.checked.same_class == found.checked.images, found.checked.probability_difference < 1e-3
+        (True, True)
     """
     found = check_target(form, out, with_preprocessing=with_preprocessing)
     shipped = ship(model, with_preprocessing=with_preprocessing or found.always_prepares)

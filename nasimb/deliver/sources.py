@@ -35,6 +35,13 @@ def found_model(source: str) -> Found:
 
     Raises:
         InputError: there is none, or it cannot be made.
+
+    Example:
+        >>> winner, first = found_model("runs/digits"), found_model("runs/digits#0")
+        >>> str(first.model.description.subnet)
+        'r8 d1-1-1 w8-16-32 k3-3-3 bn-bn-bn t1'
+        >>> winner.folder == first.folder == Path("runs/digits/best")
+        True
     """
     path, number = run_and_trial(source)
     if number is not None:

@@ -1,4 +1,7 @@
-"""Heads over frozen features: closed-form ones by name, and the iterative one for any loss."""
+"""Heads over frozen features: closed-form ones by name, and the iterative one for any loss.
+
+Start with `parse_head` and `leave_one_out`, which scores several heads at once; `LogisticSpec` takes any loss.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,16 @@ HEADS: dict[str, type[ClosedFormSpec]] = {
     "gda": GdaSpec,
     "quick_logistic": QuickLogisticSpec,
 }
+"""Closed-form heads by name."""
 
 
 def is_closed_form(head: str | Mapping[str, Any]) -> bool:
-    """Whether a configuration value, `"gda"` or `{name: gda, taus: [0, 1]}`, names one of `HEADS`."""
+    """Whether a configuration value, `"gda"` or `{name: gda, taus: [0, 1]}`, names one of `HEADS`.
+
+    Example:
+        >>> is_closed_form({"name": "gda", "taus": [0, 1]}), is_closed_form("balanced_softmax")
+        (True, False)
+    """
     return (head if isinstance(head, str) else head.get("name")) in HEADS
 
 
@@ -53,5 +62,10 @@ def parse_head(head: str | Mapping[str, Any]) -> ClosedFormSpec:
 
     Raises:
         InputError: no such head, or no such option (with the nearest known).
+
+    Example:
+        >>> head = parse_head({"name": "ridge", "grid": [0.1, 1.0]})
+        >>> head.grid, head.estimator
+        ((0.1, 1.0), 'leave-one-out')
     """
     return from_table(HEADS, head, what="the head")

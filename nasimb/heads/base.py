@@ -42,6 +42,13 @@ class LeaveOneOut:
         balanced_loss: mean over classes of the mean loss of their images (each head's own kind of loss, so it
             compares settings and candidates of one head, not two heads); images without a prediction are left out.
         tau: of the logit adjustment.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> features_ND, labels_N = torch.tensor([[0.0], [1.0], [9.0], [10.0], [5.0]]), torch.tensor([0, 0, 1, 1, 2])
+        >>> (found,) = parse_head({"name": "gda", "grid": [0.5]}).score(features_ND, labels_N, 3)
+        >>> found.setting, found.predicted_N.tolist()  # the only image of a class cannot be left out
+        (0.5, [0, 0, 1, 1, -1])
     """
 
     name: str
@@ -56,6 +63,17 @@ class ClosedFormSpec(Spec, ABC):
 
     Attributes:
         grid: settings that `score` tries, all from one decomposition.
+
+    Example, the way from features to a head:
+        >>> from nasimb.heads import parse_head
+        >>> from sklearn.datasets import load_digits
+        >>> pixels, digits = load_digits(return_X_y=True)
+        >>> features_ND, labels_N = torch.tensor(pixels[:500]), torch.tensor(digits[:500])
+        >>> spec = parse_head("ridge")
+        >>> best = min(spec.score(features_ND, labels_N, 10), key=lambda one: one.balanced_loss)
+        >>> head = spec.fit(features_ND, labels_N, 10, best.setting)
+        >>> bool((head.logits(features_ND).argmax(1) == labels_N).double().mean() > 0.95)
+        True
     """
 
     name: str
@@ -110,6 +128,14 @@ class MomentSpec(ClosedFormSpec):
         class_weighting: how much an image weighs by the number of images of its class; see `ClassWeighting`.
         beta: of effective_number.
         taus: of post-hoc logit adjustment, all tried with every setting.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> spec = parse_head({"name": "gda", "grid": [0.1, 1.0], "taus": [0.0, 0.5]})
+        >>> spec.entries, spec.chosen(0.5).taus
+        ([(0.1, 0.0), (0.1, 0.5), (1.0, 0.0), (1.0, 0.5)], (0.5,))
+        >>> spec.weighting.name
+        'inverse_sqrt'
     """
 
     class_weighting: WeightingName
@@ -202,7 +228,20 @@ def leave_one_out(
     *,
     images_K: Tensor | None = None,
 ) -> list[LeaveOneOut]:
-    """`score` of several heads one after the other, their sweeps over the features shared. Args, raises: as there."""
+    """`score` of several heads one after the other, their sweeps over the features shared. Args, raises: as there.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> from sklearn.datasets import load_digits
+        >>> pixels, digits = load_digits(return_X_y=True)
+        >>> features_ND, labels_N = torch.tensor(pixels[:500]), torch.tensor(digits[:500])
+        >>> heads = [parse_head({"name": "ridge", "grid": [1.0]}), parse_head({"name": "gda", "grid": [0.1, 1.0]})]
+        >>> for found in leave_one_out(heads, features_ND, labels_N, 10):
+        ...     print(found.name, found.setting, round(float((found.predicted_N == labels_N).double().mean()), 2))
+        ridge 1.0 0.95
+        gda 0.1 0.97
+        gda 1.0 0.89
+    """
     labels_N = labels_N.to(features_ND.device)
     sharing = [head for head in heads if isinstance(head, MomentSpec)]
     shared: Iterator[list[LeaveOneOut]] = iter(())
@@ -225,6 +264,19 @@ def leave_one_out_stream(
 
     Args:
         class_counts_K: of the images that the chunks hold, on the device of the features.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> from sklearn.datasets import load_digits
+        >>> pixels, digits = load_digits(return_X_y=True)
+        >>> features_ND, labels_N = torch.tensor(pixels[:500]), torch.tensor(digits[:500])
+        >>> chunks = lambda: zip(features_ND.split(100), labels_N.split(100))  # from a disk, or out of a network
+        >>> (found,) = leave_one_out_stream(
+        ...     [parse_head({"name": "gda", "grid": [0.1]})], chunks, torch.bincount(labels_N)
+        ... )
+        >>> (whole,) = leave_one_out([parse_head({"name": "gda", "grid": [0.1]})], features_ND, labels_N, 10)
+        >>> torch.equal(found.predicted_N, whole.predicted_N)
+        True
     """
     return [one for found in _leave_one_out(heads, chunks, Classes.of(class_counts_K, images_K)) for one in found]
 
@@ -234,6 +286,17 @@ def fit_stream(spec: MomentSpec, chunks: Chunks, class_counts_K: Tensor, setting
 
     Args:
         class_counts_K: of the images that the chunks hold, on the device of the features.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> from sklearn.datasets import load_digits
+        >>> pixels, digits = load_digits(return_X_y=True)
+        >>> features_ND, labels_N = torch.tensor(pixels[:500]), torch.tensor(digits[:500])
+        >>> chunks = lambda: zip(features_ND.split(100), labels_N.split(100))
+        >>> head = fit_stream(parse_head("gda"), chunks, torch.bincount(labels_N), setting=0.1)
+        >>> whole = parse_head("gda").fit(features_ND, labels_N, 10, setting=0.1)
+        >>> torch.allclose(head.weight_KD, whole.weight_KD)
+        True
     """
     (head,) = _fit(spec, chunks, Classes.of(class_counts_K), [(setting, tau)])
     return head

@@ -20,7 +20,15 @@ ABSENT_LOGIT = -1e9
 
 
 class CosineHead(nn.Module):
-    """scale * cos(standardised feature, class weight) + bias."""
+    """scale * cos(standardised feature, class weight) + bias.
+
+    Example:
+        >>> weight_KD, zeros_D, ones_D = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.ones(2)
+        >>> head = CosineHead(weight_KD, torch.zeros(2), zeros_D, ones_D, scale=torch.tensor(10.0))
+        >>> head(torch.tensor([[3.0, 4.0], [30.0, 40.0]]))  # lengths do not matter
+        tensor([[6., 8.],
+                [6., 8.]])
+    """
 
     weight: Tensor
     bias: Tensor
@@ -55,6 +63,15 @@ class Head:
         solver: of an iterative head, "full batch" or "minibatch"; not saved.
         gradient_norm: of an iterative head, where its fit ended; not saved.
         tau: of the logit adjustment in the bias of a closed-form head; not saved.
+
+    Example:
+        >>> from nasimb.heads import parse_head
+        >>> features_ND, labels_N = torch.tensor([[0.0], [1.0], [9.0], [10.0]]), torch.tensor([0, 0, 1, 1])
+        >>> head = parse_head("ridge").fit(features_ND, labels_N, 2, setting=0.1)
+        >>> head.logits(torch.tensor([[4.0], [6.0]])).argmax(1)
+        tensor([0, 1])
+        >>> head.to_module()
+        Linear(in_features=1, out_features=2, bias=True)
     """
 
     weight_KD: Tensor

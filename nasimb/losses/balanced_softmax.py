@@ -11,7 +11,15 @@ from nasimb.losses.base import Loss, LossSpec, positive_counts
 
 
 class BalancedSoftmaxSpec(LossSpec):
-    """CE(z + log n, y): logit adjustment with tau = 1, for the constant log N cancels."""
+    """CE(z + log n, y): logit adjustment with tau = 1, for the constant log N cancels.
+
+    Example:
+        >>> import torch
+        >>> loss = BalancedSoftmaxSpec().build(torch.tensor([90, 10]))  # a frequent class, and a rare one
+        >>> undecided_1K = torch.zeros(1, 2)
+        >>> [round(float(loss(undecided_1K, torch.tensor([label]))), 2) for label in (0, 1)]
+        [0.11, 2.3]
+    """
 
     name: Literal["balanced_softmax"] = "balanced_softmax"
 

@@ -33,7 +33,22 @@ class Phase(NamedTuple):
 
 
 class LossSpec(Spec, ABC):
-    """Options of a loss."""
+    """Options of a loss.
+
+    Example, a loss of one's own, which then goes by `my_lab.losses:Margin`:
+        >>> from nasimb.losses import LossSpec
+        >>> class Margin(LossSpec):
+        ...     name: str = "margin"
+        ...     margin: float = 1.0
+        ...
+        ...     def build(self, class_counts_K):
+        ...         return lambda logits_BK, labels_B: torch.nn.functional.multi_margin_loss(
+        ...             logits_BK, labels_B, margin=self.margin
+        ...         )
+        >>> loss = Margin(margin=2.0).build(torch.tensor([90, 10]))
+        >>> float(loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0])))
+        0.5
+    """
 
     name: str
 

@@ -31,6 +31,15 @@ class Run:
         extensions: of its budget, in order.
         down_seconds: between its processes, which cost nothing.
         retrained: result.json of every finished `nasimb retrain` of it, by the name of its folder.
+
+    Example:
+        >>> run = Run.read(Path("runs/digits"))
+        >>> run.name, len(run.trials), sorted(run.spent_seconds)
+        ('digits', 2, ['evaluate', 'head', 'prepare', 'search', 'supernet'])
+        >>> run.trials_frame()[["number", "kind", "macs", "taps"]]
+           number      kind     macs  taps
+        0       0  smallest   242784     1
+        1       1   largest  6693456     3
     """
 
     name: str

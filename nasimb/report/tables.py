@@ -22,7 +22,17 @@ GROUPS = ("many", "medium", "few")
 
 
 def models(run: Run) -> pd.DataFrame:
-    """Winner and baselines on the test split: points (0..100) with 95 % intervals, cost, and the winner's gain."""
+    """Winner and baselines on the test split: points (0..100) with 95 % intervals, cost, and the winner's gain.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> found = models(run).set_index("model")
+        >>> list(found.index)
+        ['winner', 'largest', 'largest, plain head', 'smallest']
+        >>> found["MACs"][["largest", "smallest"]].to_dict()
+        {'largest': '6.69M', 'smallest': '243k'}
+    """
     result = run.finished_result()
     entries = {"winner": result["winner"], **result["baselines"]}
     rows = [model_row(label, entries[key]) for key, label in NAMES.items() if key in entries]
@@ -50,6 +60,12 @@ def calibrations(run: Run) -> pd.DataFrame:
     """The winner's subnet under every calibration policy of the run: held-out points, and those gained against source.
 
     Besides, how many trials each policy had and the best of their scores. No rows where the run has one policy.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> run.config["calibrations"], len(calibrations(run))
+        (['source'], 0)
     """
     found = run.finished_result().get("calibrations")
     if found is None:
@@ -80,6 +96,12 @@ def pareto(run: Run, most: int = 12) -> pd.DataFrame:
     """Trials that no other beats in held-out score and cost, cheapest first; thinned evenly to `most` rows.
 
     The cost is the one that the run's objective names, else MACs. Trials over the run's limits are no part of it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> pareto(run).loc[0, ["trial", "MACs", "subnet"]].to_dict()
+        {'trial': 0, 'MACs': '243k', 'subnet': 'r8 d1-1-1 w8-16-32 k3-3-3 bn-bn-bn t1 source'}
     """
     front = pareto_set(run.trials_within_limits(), str(run.config["objective"]).partition(",")[2] or "macs")
     if len(front) > most:
@@ -105,7 +127,14 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def spend(run: Run) -> pd.DataFrame:
-    """Seconds and share of the limit by phase; the last row adds up."""
+    """Seconds and share of the limit by phase; the last row adds up.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> sorted(spend(run)["phase"])
+        ['evaluate', 'head', 'in all', 'prepare', 'search', 'supernet']
+    """
     spent = (run.result or {}).get("spend", {})
     by_phase, limit = spent.get("by_phase", run.spent_seconds), spent.get("limit_seconds")
     rows = [*by_phase.items(), ("in all", sum(by_phase.values()))]
@@ -116,7 +145,16 @@ def spend(run: Run) -> pd.DataFrame:
 
 
 def comparison(runs: Sequence[Run]) -> pd.DataFrame:
-    """Several runs side by side, one row each."""
+    """Several runs side by side, one row each.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> comparison([run, run])[["run", "trials", "seed"]]  # winners with their intervals and costs stand there too
+              run trials  seed
+        0  digits      2     0
+        1  digits      2     0
+    """
     rows = []
     for run in runs:
         result = run.finished_result()
@@ -141,6 +179,15 @@ def numbers(runs: Sequence[Run]) -> pd.DataFrame:
     """The winner, the baselines and what was retrained of every run, one row each, as plain numbers for programs.
 
     Accuracies are fractions and missing where a group is empty; `_low` and `_high` are ends of 95 % intervals.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> found = numbers([run]).set_index("model")
+        >>> found.loc[["largest", "smallest"], "macs"].to_dict()
+        {'largest': 6693456, 'smallest': 242784}
+        >>> bool(found.loc["winner", "balanced_accuracy_low"] <= found.loc["winner", "balanced_accuracy"])
+        True
     """
     rows = []
     for run in runs:
@@ -160,7 +207,14 @@ def numbers(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def data_notes(run: Run) -> list[str]:
-    """What was done to the data, and what the reader must know about the numbers."""
+    """What was done to the data, and what the reader must know about the numbers.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run.read(Path("runs/digits"))
+        >>> print(data_notes(run)[0])
+        The target was made long-tailed (exponential, imbalance factor 20, seed 0): 76 of 180 images, 60 to 3 a class.
+    """
     return list(run.finished_result()["notes"])
 
 

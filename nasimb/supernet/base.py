@@ -32,6 +32,19 @@ class Supernet(nn.Module, ABC):
         num_classes: classes of the training classifier.
         pixel_mean_C, pixel_std_C: of the training images in units of 0..255.
         generator: source of the starting weights (on the CPU).
+
+    Example:
+        >>> from nasimb.supernet import build_supernet
+        >>> space = SearchSpace.load("digits-resnet")
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> supernet = build_supernet(space, 1, 10, torch.zeros(1), torch.full((1,), 255.0), generator)
+        >>> images_BCHW = torch.randint(256, (8, 1, 8, 8), generator=generator)
+        >>> subnet = space.smallest()
+        >>> supernet(images_BCHW, subnet).shape, supernet.feature_dim(subnet)
+        (torch.Size([8, 10]), 32)
+        >>> plain = supernet.extract(subnet, None)  # its own copy of the weights that this subnet uses
+        >>> sum(p.numel() for p in plain.parameters()) < sum(p.numel() for p in supernet.parameters()) / 10
+        True
     """
 
     pixel_mean_C: Tensor

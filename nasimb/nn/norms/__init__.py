@@ -1,4 +1,8 @@
-"""Normalisers that a stage may choose from, by name."""
+"""Normalisers that a stage may choose from, by name.
+
+>>> NORMS["gn"](group_size=4).name  # as {name: gn, group_size: 4} in a configuration
+'gn'
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from nasimb.nn.norms.ln import LayerNormSpec
 from nasimb.nn.norms.nbn import NormalisedBatchNormSpec
 from nasimb.nn.norms.sync_bn import SyncBatchNormSpec
 
+__all__ = ["NORMS", "NormSpec"]
+
 NORMS: dict[str, type[NormSpec]] = {
     "bn": BatchNormSpec,
     "nbn": NormalisedBatchNormSpec,
@@ -26,3 +32,4 @@ NORMS: dict[str, type[NormSpec]] = {
     "ghost_bn": GhostBatchNormSpec,
     "sync_bn": SyncBatchNormSpec,
 }
+"""Normalisers by name. One more is a class here, or `package.module:Class` where the name goes."""

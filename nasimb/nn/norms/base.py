@@ -62,6 +62,27 @@ class NormSpec(Spec, ABC):
         parameters_per_channel: of an extracted layer.
         over_batches: whether its statistics in training are those of a batch.
         reach: whose batches those are where several processes train.
+
+    Example, a norm of one's own, which then goes by `my_lab.norms:Centred`:
+        >>> class Centring(nn.Module):
+        ...     def forward(self, x_BCHW):
+        ...         return x_BCHW - x_BCHW.mean((2, 3), keepdim=True)
+        >>> class ElasticCentring(Norm):
+        ...     needs_calibration = False
+        ...
+        ...     def forward(self, x_BCHW, moments):
+        ...         return Centring()(x_BCHW)
+        ...
+        ...     def extract(self, channels, moments):
+        ...         return Centring()
+        >>> class Centred(NormSpec):
+        ...     parameters_per_channel = 0
+        ...     name: str = "centred"
+        ...
+        ...     def build(self, max_channels, generator):
+        ...         return ElasticCentring()
+        >>> Centred().plain(channels=8)(torch.full((1, 8, 2, 2), 7.0)).abs().max()
+        tensor(0.)
     """
 
     parameters_per_channel: ClassVar[int] = 2
