@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
@@ -88,7 +87,3 @@ assert "budget" in NasimbClassifier().get_params()
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'serch'"):
         nasimb.serch  # noqa: B018
-
-
-def test_its_example_runs() -> None:
-    assert doctest.testmod(nasimb.api).failed == 0

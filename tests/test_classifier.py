@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import pickle
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,3 @@ def test_labels_that_read_alike_are_refused(tiny: NasimbClassifier) -> None:
     X, y = digits(classes=2)
     with pytest.raises(InputError, match="must differ as text"):
         tiny.fit(X, np.array([Label("a"), Label("b")], dtype=object)[y])
-
-
-def test_its_example_runs() -> None:
-    assert doctest.testmod(nasimb.classifier).failed == 0
