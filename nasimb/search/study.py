@@ -3,6 +3,9 @@
 What the next batch is follows from the trials told and the study's seed alone, and a batch is told, and written to
 Optuna's journal, once all its rows are written. So a run that was killed asks for the batch again, finds the rows it
 has, and goes on exactly as it would have gone; a row that was written is never computed again.
+
+The journal is Optuna's own: `optuna-dashboard RUN/study.journal` opens it, while a search goes on too (it lacks the
+batch under way then). What the dashboard writes there (notes, new names) is dropped when the search goes on.
 """
 
 from __future__ import annotations

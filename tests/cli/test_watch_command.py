@@ -19,7 +19,7 @@ import pytest
 from answers import Command
 
 STATUS = [sys.executable, "-m", "nasimb", "status"]
-MOST_SECONDS = 120.0
+MOST_SECONDS = 240.0
 
 
 class Terminal:
