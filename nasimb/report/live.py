@@ -106,7 +106,7 @@ def time_left(run: Run) -> Left | None:
 
 
 def trials_left(run: Run) -> Left | None:
-    """What is left of a budget that limits trials; None for any other."""
+    """What is left of a budget that limits trials, in seconds of its search; None for any other."""
     limit = Budget.parse(run.config["budget"]).trials
     if limit is None:
         return None
@@ -177,9 +177,9 @@ def _budget_lines(run: Run, width: int) -> Iterator[Text]:
         planned = _planned_seconds(run, phase, total / left.used if left is not None and left.used else None)
         plan = "" if planned is None else f" of {clock_time(planned)}"
         yield _line("phases" if place == 0 else "", _bar(phase, used, f"{clock_time(seconds)}{plan}", width))
-    for name, one in (("time", left), ("trials", of_trials)):
+    for name, one, what in (("time", left, "left"), ("trials", of_trials, "of search left")):
         if one is not None:
-            words = "" if run.is_finished or one.seconds is None else f"about {clock_time(one.seconds)} left"
+            words = "" if run.is_finished or one.seconds is None else f"about {clock_time(one.seconds)} {what}"
             yield _line("used", _bar(name, one.used, words, width))
 
 

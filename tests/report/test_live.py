@@ -72,7 +72,7 @@ def test_a_run_under_way_says_what_is_left(finished: Run) -> None:
     assert told(lines, "budget") == "10trials, spent 1m40s"
     # 6 of 10 are scored in 40 s, so that 4 take 26.7 s.
     assert told(lines, "trials") == "6 finished, 4 to go"
-    assert told(lines, "used").endswith("60%  about 26.7s left")
+    assert told(lines, "used").endswith("60%  about 26.7s of search left")
     assert trials_left(under_way(finished, "10trials")) == (0.6, pytest.approx(4 * 40 / 6))
 
 
