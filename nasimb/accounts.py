@@ -14,8 +14,8 @@ Every line and the mark carry a CRC-32 of what they say. What damage can be told
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -47,6 +47,19 @@ Account = dict[Charge, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """The last good line of a process.
+
+    Attributes:
+        charge: what it was about.
+        at: seconds since 1970 on the clock of the run's owner, who writes all lines.
+    """
+
+    charge: Charge
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     """What a ledger's file says.
 
@@ -56,6 +69,7 @@ class Examined:
         repaired: what was wrong and is made good in `account`, as a sentence; None: nothing.
         began, ended: seconds since 1970 when the owner's first good line began, and its last was written; None where
             there is none.
+        heard: the last line of every process, by its name.
     """
 
     account: Account
@@ -63,6 +77,7 @@ class Examined:
     repaired: str | None
     began: float | None = None
     ended: float | None = None
+    heard: Mapping[str, Heard] = field(default_factory=dict)
 
     @property
     def down_seconds(self) -> float:
@@ -103,10 +118,20 @@ def examine(path: Path) -> Examined:
     complete, _, torn = data.rpartition(b"\n")
     said = [_unchecked(line) for line in complete.split(b"\n")] if complete else []
     found = _added_up(path, [_charge(row) for row in said], torn)
+    found = replace(found, heard=_heard(said))
     own = [row for row in said if row is not None and row["worker"] == OWNER]
     if not own:
         return found
     return replace(found, began=float(own[0]["at"]) - float(own[0]["seconds"]), ended=float(own[-1]["at"]))
+
+
+def _heard(said: Sequence[dict[str, Any] | None]) -> dict[str, Heard]:
+    heard = {}
+    for row in said:
+        charged = _charge(row)
+        if row is not None and charged is not None:
+            heard[charged[0].worker] = Heard(charged[0], float(row["at"]))
+    return heard
 
 
 def _added_up(path: Path, rows: list[tuple[Charge, float] | None], torn: bytes) -> Examined:

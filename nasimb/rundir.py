@@ -9,7 +9,7 @@ RUN/ledger.jsonl      spend, and RUN/ledger.mark to restore it from (nasimb.ledg
 RUN/trials.csv        one row a trial
 RUN/heads.jsonl       one row a head tried on a finalist
 RUN/calibrations.jsonl  one row a calibration that the winner's subnet was scored under besides the search
-RUN/study.journal     Optuna's journal
+RUN/study.journal     Optuna's journal; while a search goes on it lacks the batch under way (optuna-dashboard opens it)
 RUN/exchange.json     name of the run in the storage where its processes meet
 RUN/work.journal      that storage, where no other is named
 RUN/workers/          what workers started with the search said

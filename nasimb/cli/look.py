@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nasimb.cli.options import DATA_FORMS, Format
+from nasimb.cli.pipes import NOBODY_READS, tell_nobody
+from nasimb.errors import InputError
 from nasimb.visible import visible
 
 if TYPE_CHECKING:
     from nasimb.care.look import CloserLook
     from nasimb.data.base import DatasetSpec
+    from nasimb.report.live import Look
 
 
 def inspect(
@@ -84,13 +92,66 @@ def _closer(
     return found
 
 
-def status(run: Annotated[Path, typer.Argument(help="A run folder, running, interrupted or finished.")]) -> None:
-    """Say where a run stands: spend by phase, trials, and the best so far."""
+def status(
+    run: Annotated[Path, typer.Argument(help="A run folder, running, interrupted or finished.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until the run is finished; Ctrl-C ends it before.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option(help="Seconds between two looks; more where a look takes long. Default: 2.")
+    ] = None,
+) -> None:
+    """Say where a run stands: spend by phase, trials, and the best so far.
+
+    With --watch a live picture of it; where the output is no terminal, a block of lines whenever there is news. The
+    folder is only read, so that any number may watch, from any host that sees it.
+
+    A browser shows the trials, too: `optuna-dashboard RUN/study.journal` (after `pip install optuna-dashboard`).
+    """
     from nasimb.report import Run
     from nasimb.report.status import status_lines
 
+    if watch:
+        _watch(run, 2.0 if every is None else every)
+        return
+    if every is not None:
+        raise InputError("--every must come with --watch", got=f"--every {every:g} alone", do="Add --watch.")
     for line in status_lines(Run.read(run)):
-        print(line)
+        print(visible(line))
+
+
+def _watch(folder: Path, every_seconds: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from nasimb.display import watching
+    from nasimb.report.live import live_view
+    from nasimb.report.watch import blocks, checked_seconds, looker, watch
+
+    seconds = checked_seconds(every_seconds)
+    look = looker(folder, now=time.time, sleep=time.sleep)
+    console = Console()
+    drawn = sys.stdout.isatty() and not console.is_dumb_terminal
+    screen = Live(console=console, auto_refresh=False) if drawn else None
+
+    def draw(found: Look) -> None:
+        assert screen is not None
+        screen.update(live_view(found, width=console.width, height=console.height), refresh=True)
+
+    show = blocks(partial(print, flush=True)) if screen is None else draw
+    try:
+        with watching(speaking=False) as (_, stop), nullcontext() if screen is None else screen:
+            signal_number = watch(
+                look, show, every_seconds=seconds, clock=time.monotonic, sleep=time.sleep, stop=stop
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        signal_number = signal.SIGINT
+    except BrokenPipeError:
+        tell_nobody()
+        raise typer.Exit(NOBODY_READS) from None
+    # Ctrl-C is how one stops watching; nothing is lost by it, and the run that is watched does not notice.
+    if signal_number not in (0, signal.SIGINT):
+        raise typer.Exit(128 + signal_number)
 
 
 def report(

@@ -22,7 +22,7 @@ FIT_TENSORS, MODELS = 24, 5
 """Of a large head's fit under way: its point, gradient and the last steps (L-BFGS); and heads that are kept."""
 LINE_BYTES = 200
 """Of one beat in the ledger, one image in predictions.csv or in the hashes of what the super-network has seen."""
-ROW_BYTES, CHOICE_BYTES = 1200, 300
+ROW_BYTES, CHOICE_BYTES = 1500, 300
 """Of one trial in trials.csv and Optuna's journal: whatever the space, and for each of its choices (measured: 300)."""
 CHEAPER = 4
 """An average candidate costs a quarter of the largest subnet: it is smaller, and shares its first blocks."""

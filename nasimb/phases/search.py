@@ -73,6 +73,7 @@ def search(
     _check_hopeful(study, at_least=0)
     if study.exhausted:
         session.watcher.say(f"Nothing is left to search: all {study.scored} subnets within the limits are scored.")
+    study.show_rest()
     trials = study.trials
     if scoring.screen is not None and shared is not None:
         trials = shared.promoted(trials, question.cost)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasimb.accounts import examine
+from nasimb.accounts import Charge, Heard, examine
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import Extension, extensions
 from nasimb.ledger import clock_seconds
@@ -30,6 +30,8 @@ class Run:
         trained: what supernet.json says, where the folder is that of a finished `nasimb supernet train`.
         extensions: of its budget, in order.
         down_seconds: between its processes, which cost nothing.
+        account: seconds of all its processes.
+        heard: the last line that the ledger has of each of them, by name.
         retrained: result.json of every finished `nasimb retrain` of it, by the name of its folder.
 
     Example:
@@ -50,6 +52,8 @@ class Run:
     trained: dict[str, Any] | None = None
     extensions: Sequence[Extension] = ()
     down_seconds: float = 0.0
+    account: Mapping[Charge, float] = field(default_factory=dict)
+    heard: Mapping[str, Heard] = field(default_factory=dict)
     retrained: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -70,6 +74,8 @@ class Run:
             trained=folder.read_json("supernet.json"),
             extensions=extensions(folder),
             down_seconds=ledger.down_seconds,
+            account=ledger.account,
+            heard=ledger.heard,
             retrained=_retrained(path / "retrained"),
         )
         counted = 0 if found.result is None else sum(found.result["trials"].values())
@@ -94,6 +100,11 @@ class Run:
                 do=f"To finish it, {self.next_command}; or ask nasimb status.",
             )
         return self.result
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: a result, or a trained super-network, is there."""
+        return self.result is not None or self.trained is not None
 
     @property
     def next_command(self) -> str:

@@ -20,9 +20,8 @@ LEAST_DOWN_SECONDS = 1.0
 
 def status_lines(run: Run) -> list[str]:
     """State, budget, spend by phase, trials and the best so far that keeps the limits."""
-    finished = run.result is not None or run.trained is not None
-    state = "finished" if finished else "not finished; the same command goes on"
-    if run.extensions and not finished:
+    state = "finished" if run.is_finished else "not finished; the same command goes on"
+    if run.extensions and not run.is_finished:
         state = f"not finished; {run.next_command} to go on"
     extended = f" (extended from {run.extensions[0].before})" if run.extensions else ""
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in run.spent_seconds.items())

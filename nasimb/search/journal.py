@@ -21,6 +21,8 @@ COMMITTED = "told"
 """Name of the study attribute that says at the end of every batch how many trials were told by then."""
 CHECK = "check"
 """Name of the one after it, which ends the batch: the CRC-32 of all of the file before its digits."""
+SHOWN = "shown"
+"""Name of the one that ends what stands behind the last batch for readers alone: how many trials they see."""
 _CHECKED = re.compile(rb'"user_attr":\{"check":(\d+)\}\}\n$')
 
 
@@ -31,7 +33,8 @@ class DamagedJournal(ResumeError):
 class BatchJournal(BaseJournalBackend):
     """Keeps the logs of a batch in memory until `commit` appends them to the file, with one write and one fsync.
 
-    Logs behind the last whole batch of a file are cut off on opening: a batch that a kill tore is asked for again.
+    Logs behind the last whole batch of a file are cut off on opening: a batch that a kill tore is asked for again, and
+    what `show` wrote was for readers alone.
     The file is in Optuna's own format. The run folder belongs to one process, so that it needs no lock.
 
     Args:
@@ -75,6 +78,21 @@ class BatchJournal(BaseJournalBackend):
         self._crc = crc32(ending, crc)
         self._pending.clear()
 
+    def forget(self) -> None:
+        """Drop what is kept; readers of the study have seen it, the file will not."""
+        self._pending.clear()
+
+    def show(self) -> None:
+        """Write what is kept for readers of the file alone; the last log must be the attribute `SHOWN`, and no other
+        follows: whoever opens the file next cuts it off.
+
+        Raises:
+            DiskFullError, OSError: it failed; the file is as it was before.
+        """
+        assert _is_shown((self._pending[-1] + "\n").encode())
+        append_whole(self._file, "".join(line + "\n" for line in self._pending).encode())
+        self._pending.clear()
+
 
 class QueuelessStorage(JournalStorage):
     """A study in which no trial ever waits in a queue: every ask would look through all trials for one."""
@@ -89,7 +107,7 @@ class QueuelessStorage(JournalStorage):
 def _committed(file: Path, warn: Callable[[str], None]) -> tuple[list[bytes], int]:
     """The lines up to the last that ends a batch, and their CRC-32; what comes after them is removed."""
     lines = file.read_bytes().splitlines(keepends=True)
-    torn = 0
+    torn, shown = 0, bool(lines) and _is_shown(lines[-1])
     while lines and _CHECKED.search(lines[-1]) is None:
         torn += len(lines.pop())
     crc = 0
@@ -100,7 +118,12 @@ def _committed(file: Path, warn: Callable[[str], None]) -> tuple[list[bytes], in
                 f"{file} must say what the run wrote", got=f"a batch that ends in line {number}", do="Restore it."
             )
         crc = crc32(line, crc)
-    if torn:
+    if torn and not shown:
         warn(f"{file}: the last batch was torn, by a kill or a full disk, and is asked for again.")
+    if torn:
         os.truncate(file, sum(map(len, lines)))
     return lines, crc
+
+
+def _is_shown(line: bytes) -> bool:
+    return re.search(rb'"user_attr":\{"' + SHOWN.encode() + rb'":\d+\}\}\n$', line) is not None

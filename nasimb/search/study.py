@@ -3,6 +3,9 @@
 What the next batch is follows from the trials told and the study's seed alone, and a batch is told, and written to
 Optuna's journal, once all its rows are written. So a run that was killed asks for the batch again, finds the rows it
 has, and goes on exactly as it would have gone; a row that was written is never computed again.
+
+The journal is Optuna's own: `optuna-dashboard RUN/study.journal` opens it, while a search goes on too (it lacks the
+batch under way then). What the dashboard writes there (notes, new names) is dropped when the search goes on.
 """
 
 from __future__ import annotations
@@ -17,15 +20,13 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nasimb.errors import ResumeError, unknown_name
 from nasimb.search.draws import Draws
-from nasimb.search.journal import COMMITTED, BatchJournal, QueuelessStorage
+from nasimb.search.journal import COMMITTED, BatchJournal
 from nasimb.search.limits import CostOf, Limits
-from nasimb.search.restore import REMEMBERING, Told, opened, rewritten, whole_batches
+from nasimb.search.restore import REMEMBERING, Told, open_study, opened, rewritten, show_rest, tell, whole_batches
 from nasimb.search.samplers import SAMPLERS
 from nasimb.search.trial import CACHED, FAILED, FINISHED, INFEASIBLE, SCREENED, Candidate, Trial
 from nasimb.space import SearchSpace
@@ -112,8 +113,9 @@ class Study:
         self._distributions = {name: CategoricalDistribution(values) for name, values in choices.items()}
         self._check_numbers(trials)
         self._journal: BatchJournal | None = None
+        self._open = partial(open_study, question.cost)
         if journal is None:
-            self._optuna = _open(question, None)
+            self._optuna = self._open(None)
             self._load(trials)
         else:
             self._restore(journal, trials, warn)
@@ -121,8 +123,8 @@ class Study:
     def _restore(self, file: Path, rows: Sequence[Trial], warn: Callable[[str], None]) -> None:
         """Go on with the journal, or with one made from the rows where it is damaged."""
         told = [self._told_as(row, rows) for row in rows]
-        batch_end, open_study = partial(_batch_end, size=self.question.batch_size), partial(_open, self.question)
-        found = opened(file, told, batch_end, open_study, warn)
+        batch_end = partial(_batch_end, size=self.question.batch_size)
+        found = opened(file, told, batch_end, self._open, warn)
         if found is not None:
             self._journal, self._optuna = found
             self._load(rows)
@@ -130,7 +132,7 @@ class Study:
         whole = 0 if self.question.sampler in REMEMBERING else whole_batches(len(rows), batch_end)
         # Where several processes shared the search, its rows are not those of whole batches.
         told = told if any(row.worker is not None for row in rows) else told[:whole]
-        self._journal, self._optuna = rewritten(file, told, dict(self._distributions), open_study)
+        self._journal, self._optuna = rewritten(file, told, dict(self._distributions), self._open)
         self._load(rows)
 
     def _load(self, rows: Sequence[Trial]) -> None:
@@ -151,6 +153,7 @@ class Study:
             # Handed out to others before a kill.
             kind = str(asked.user_attrs.get(KIND, "sampler"))
             self._expect(asked.number, kind, self._draws.candidate(asked.params))
+        self._saved = self._told + len(self._batch)
 
     def run(self, evaluate: Evaluate, may_start: MayStart, max_trials: int | None) -> Iterator[Trial]:
         """The trials of `batches`, one after another; each is to be written before the next is asked for."""
@@ -227,6 +230,14 @@ class Study:
         yield from self._answers(results, None)
         self._close()
 
+    def show_rest(self) -> None:
+        """Let readers of the journal see every row, those of a batch that nobody ends, too; the study is over then."""
+        rest = [self._told_as(row, self.trials) for row in self.trials[self._told :]]
+        journal, self._journal = self._journal, None
+        if journal is not None and (rest or self._saved > self._told):
+            numbers = {"told": self._told, "saved": self._saved}
+            show_rest(self._optuna, journal, rest, dict(self._distributions), **numbers)
+
     def _waiting(self) -> list[Proposal]:
         return [p for p in self._batch if p.number in self._new and p.number >= len(self.trials)]
 
@@ -271,7 +282,7 @@ class Study:
         if not rows:
             return
         for trial in rows:
-            self._tell(trial)
+            tell(self._optuna, trial.number, self._told_as(trial, self.trials))
             self._written.pop(trial.number, None)
             self._new.discard(trial.number)
         self._told = len(self.trials)
@@ -282,25 +293,19 @@ class Study:
         if self._journal is not None:
             self._optuna.set_user_attr(COMMITTED, self._told)
             self._journal.commit()
-
-    def _tell(self, trial: Trial) -> None:
-        told = self._told_as(trial, self.trials)
-        if told.values is not None:
-            self._optuna.tell(trial.number, told.values)
-        else:
-            self._optuna.tell(trial.number, state=told.state)
+            self._saved = self._told + len(self._batch)
 
     def _told_as(self, trial: Trial, rows: Sequence[Trial]) -> Told:
         """What Optuna is told of a row."""
-        params = self._draws.parameters(trial.candidate)
+        params, exact = self._draws.parameters(trial.candidate), {"macs": trial.macs, "params": trial.params}
         value = trial.score if trial.screen_score is None else trial.screen_score
         scored = trial if trial.cached_from is None else rows[trial.cached_from]
         # What fails after it was screened keeps its screen_score for the record; it is no place to look for more.
         if value is not None and scored.state != FAILED:
             costs = [] if self.question.cost is None else [float(getattr(trial, self.question.cost))]
-            return Told(params, TrialState.COMPLETE, [value, *costs])
+            return Told(params, TrialState.COMPLETE, [value, *costs], exact)
         # Pruned tells the sampler to keep away from there; failed tells it nothing.
-        return Told(params, TrialState.PRUNED if trial.state == INFEASIBLE else TrialState.FAIL, None)
+        return Told(params, TrialState.PRUNED if trial.state == INFEASIBLE else TrialState.FAIL, None, exact)
 
     def _ask(self) -> None:
         """Propose the next batch; nothing where nothing new is left to try."""
@@ -381,13 +386,6 @@ class Study:
                     got=f"{proposal.candidate} instead of {row.candidate} as trial {row.number}",
                     do="Install those of environment.json, or start a new run.",
                 )
-
-
-def _open(question: Question, journal: BatchJournal | None) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = [StudyDirection.MAXIMIZE] + ([] if question.cost is None else [StudyDirection.MINIMIZE])
-    storage = InMemoryStorage() if journal is None else QueuelessStorage(journal)
-    return optuna.create_study(study_name="nasimb", storage=storage, directions=directions, load_if_exists=True)
 
 
 def _batch_end(number: int, size: int) -> int:

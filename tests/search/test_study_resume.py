@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from test_study import cost_of, finished, question, tiny_space
 
 from nasimb.errors import ResumeError
@@ -89,14 +92,14 @@ def test_a_journal_torn_anywhere_is_made_whole(tmp_path: Path, sampler: str) -> 
         assert going_on(asked, journal, rows, None) == undisturbed(sampler, None)
 
 
-def test_the_journal_is_optunas_own_and_holds_every_trial_told(tmp_path: Path) -> None:
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
+def read_by_optuna(journal: Path) -> optuna.Study:
+    return optuna.load_study(study_name="nasimb", storage=JournalStorage(JournalFileBackend(str(journal))))
 
+
+def test_the_journal_is_optunas_own_and_holds_every_trial_told(tmp_path: Path) -> None:
     journal = tmp_path / "study.journal"
     rows = going_on(question(space=SPACE), journal, [], 43)[:28]  # the batch of row 43 is not told
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-    trials = optuna.load_study(study_name="nasimb", storage=storage).trials
+    trials = read_by_optuna(journal).trials
     assert [trial.value for trial in trials] == [row.screen_score for row in rows]
     assert [trial.params["stage1.width"] for trial in trials] == [row.candidate.subnet.widths[0] for row in rows]
 
@@ -147,3 +150,46 @@ def test_everything_about_a_proposal_over_a_limit_survives_a_kill(tmp_path: Path
     for until in range(0, len(whole), 9):
         rows = going_on(asked, tmp_path / "killed", rows, until)
     assert going_on(asked, tmp_path / "killed", rows, None) == whole
+
+
+def test_readers_see_every_row_of_a_search_that_ended_within_a_batch(tmp_path: Path) -> None:
+    journal, asked, said = tmp_path / "study.journal", searched("evolution", "macs"), []
+    study = Study(asked, cost_of, journal=journal)
+    rows = list(study.run(halving([]), len, 30))
+    whole = journal.read_bytes()
+    study.show_rest()
+    study.show_rest()
+    found = read_by_optuna(journal)
+    assert [trial.number for trial in found.trials] == [row.number for row in rows]
+    assert found.metric_names == ["score", "macs"]
+    for trial, row in zip(found.trials, rows, strict=True):
+        assert trial.state.is_finished()
+        assert trial.user_attrs["macs"] == row.macs
+        assert trial.user_attrs["params"] == row.params
+        assert trial.values == (None if row.screen_score is None else [row.screen_score, row.macs])
+    # And who goes on finds what was there before, without a word.
+    again = Study(asked, cost_of, journal=journal, trials=rows, warn=said.append)
+    assert journal.read_bytes() == whole
+    assert said == []
+    assert rows + list(again.run(halving(rows), len, TRIALS)) == undisturbed("evolution", "macs")
+
+
+def test_nothing_seems_to_run_for_ever_that_was_handed_out_and_never_scored(tmp_path: Path) -> None:
+    journal, asked = tmp_path / "study.journal", searched("evolution", None)
+    rows = going_on(asked, journal, [], 27)
+    study = Study(asked, cost_of, journal=journal, trials=rows)
+    study.unclaimed(1, ())
+    assert list(study.settle({})) == []  # all of that batch are rows already
+    handed_out = study.unclaimed(3, ())
+    assert sum(not trial.state.is_finished() for trial in read_by_optuna(journal).trials) >= 3
+    (answer,) = halving(rows)(handed_out[:1])
+    results = {answer.number: answer}
+    for settled in study.settle(results):
+        rows += settled
+    study.show_rest()
+    found = read_by_optuna(journal).trials
+    assert all(trial.state.is_finished() for trial in found)
+    assert [trial.value for trial in found[: len(rows)]] == [row.screen_score for row in rows]
+    assert not any(trial.values for trial in found[len(rows) :])
+    again = Study(asked, cost_of, journal=journal, trials=rows)
+    assert [proposal.number for proposal in again.unclaimed(2, ())] == [p.number for p in handed_out[1:]]
