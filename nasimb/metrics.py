@@ -253,7 +253,10 @@ def paired_difference(
     """a - b with percentile intervals, on the same resampled images, for the names of `bootstrap_intervals`.
 
     Within a class every image is one of four kinds (both right, only a, only b, neither), and a resample draws their
-    counts from the multinomial of their shares.
+    counts from the multinomial of their shares. Resamples of a handful of images that differ know too little of chance
+    (two of two won would always be won): so an interval reaches to 0 wherever the exact test of "no difference" at this
+    level, which has either model win each image that only one has right as a coin falls, does not refuse it. On
+    accuracy that is McNemar's.
 
     Example:
         >>> labels_N = [0] * 50 + [1] * 50
@@ -269,10 +272,20 @@ def paired_difference(
     kinds_K4 = np.zeros((len(counts_K), 4), dtype=np.int64)
     np.add.at(kinds_K4, (labels_N, kinds_N), 1)
     shares_K4 = np.where(images_K[:, None] > 0, kinds_K4 / np.maximum(images_K, 1)[:, None], 0.25)
-    drawn_RK4 = np.random.default_rng(seed).multinomial(images_K, shares_K4, size=(resamples, len(counts_K)))
+    rng = np.random.default_rng(seed)
+    drawn_RK4 = rng.multinomial(images_K, shares_K4, size=(resamples, len(counts_K)))
     found = _summary(_a_minus_b(kinds_K4), images_K, counts_K)
     resampled = _summary(_a_minus_b(drawn_RK4), images_K, counts_K)
-    return {name: Difference(float(found[name]), *_interval(resampled[name], level)) for name in found}
+    differ_K = kinds_K4[:, 1] + kinds_K4[:, 2]
+    tossed_RK = 2 * rng.binomial(differ_K, 0.5, size=(resamples, len(counts_K))) - differ_K
+    by_chance = _summary(tossed_RK, images_K, counts_K)
+    differences = {}
+    for name, difference in found.items():
+        low, high = _interval(resampled[name], level)
+        if np.mean(np.abs(by_chance[name]) >= np.abs(difference) - 1e-12) > 1 - level:
+            low, high = min(low, 0.0), max(high, 0.0)
+        differences[name] = Difference(float(difference), low, high)
+    return differences
 
 
 def expected_calibration_error(probabilities_NK: ArrayLike, labels_N: ArrayLike, bins: int = 15) -> float:

@@ -236,6 +236,7 @@ def _spend(session: Session, budget: Budget) -> dict[str, Any]:
         "limit": budget.text,
         "limit_seconds": ledger.limit_seconds,
         "spent_seconds": round(ledger.spent(), 3),
+        "used_seconds": round(ledger.used_seconds(), 3),
         "gpu_seconds": round(ledger.spent_of("gpu"), 3),
         "cpu_seconds": round(ledger.spent_of("cpu"), 3),
         "by_phase": {phase: round(seconds, 3) for phase, seconds in ledger.by_phase().items()},

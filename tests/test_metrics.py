@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import hmean
+from scipy.stats import binomtest, hmean
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
 from nasimb.errors import InputError
@@ -170,8 +170,32 @@ def test_paired_differences_use_the_same_images() -> None:
     margin_N = (a_N == labels_N).astype(float) - (b_N == labels_N)
     groups = {"balanced_accuracy": [0, 1, 2], "few": [2]}
     draws = resampled_by_hand(margin_N, labels_N, groups, np.random.default_rng(2), 3000)
+    assert binomtest(int((margin_N[labels_N == 2] > 0).sum()), int((margin_N[labels_N == 2] != 0).sum())).pvalue > 0.05
     for name, values in draws.items():
-        assert found[name][1:] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.021)
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert found[name][1:] == pytest.approx((0.0 if name == "few" else low, high), abs=0.021)
+
+
+@given(only_a=st.integers(0, 40), only_b=st.integers(0, 40))
+def test_an_interval_holds_zero_where_mcnemars_exact_test_does_not_refuse_it(only_a: int, only_b: int) -> None:
+    labels_N = np.zeros(only_a + only_b + 20, dtype=int)
+    a_N, b_N = labels_N.copy(), labels_N.copy()
+    b_N[:only_a], a_N[only_a : only_a + only_b] = 1, 1
+    low, high = paired_difference(a_N, b_N, labels_N, [500, 50], resamples=4000, seed=0)["accuracy"][1:]
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    assume(abs(p - 0.05) > 0.01)  # tossed, not counted
+    if p > 0.05:
+        assert low <= 0 <= high
+
+
+def test_a_rare_class_that_turns_over_is_told_from_chance_by_its_images() -> None:
+    """0 of n, then n of n: every resample says so, and a coin says it once in 2^(n - 1) times."""
+    counts = [900, 10]
+    for images, certain in ((2, False), (5, False), (6, True)):
+        labels_N = np.array([0] * 50 + [1] * images)
+        gain = paired_difference(labels_N, np.zeros_like(labels_N), labels_N, counts, seed=0)
+        assert gain["few"] == (1.0, 1.0 if certain else 0.0, 1.0)
+        assert (gain["balanced_accuracy"].low > 0) is certain
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

@@ -157,12 +157,12 @@ def _watch(folder: Path, every_seconds: float) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more finished run folders.")],
     form: Annotated[
-        Format,
+        Format | None,
         typer.Option(
             "--format",
-            help="terminal, markdown, csv (one row a model, plain numbers), json (each result.json), svg (a picture).",
+            help="terminal (default), markdown, csv (a row a model), json (each result.json), svg (a picture).",
         ),
-    ] = Format.terminal,
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option("--html", help="Write one HTML page here that opens offline, on any screen and paper."),
@@ -182,8 +182,11 @@ def report(
     from nasimb.report.show import print_report
 
     if page is None and tables is None:
-        print_report(runs, form)
+        print_report(runs, form or Format.terminal)
         return
+    if form is not None:
+        do = "Ask for the two in two commands."
+        raise InputError("--format is of what is printed; with --html and --tables nothing is", got=form.value, do=do)
     from nasimb.durable import check_writable
     from nasimb.report.files import check_folder, write_tables
     from nasimb.report.findings import findings

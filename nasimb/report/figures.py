@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from nasimb.metrics import Integers
 from nasimb.report.future import Future
 from nasimb.report.steps import METRICS, Step, is_significant
-from nasimb.report.tables import NAMES, amount
+from nasimb.report.tables import NAMES, amount, spaced
 from nasimb.search.trial import Trial, best_first, pareto_set
 from nasimb.visible import visible
 
@@ -112,10 +112,15 @@ def gains(found: Sequence[Step]) -> go.Figure:
     return made
 
 
-def cost_and_accuracy(trials: Sequence[Trial], result: Mapping[str, Any], cost: str) -> go.Figure:
-    """Every scored candidate by norm, the Pareto front, the tested models, held out against cost."""
+def cost_and_accuracy(trials: Sequence[Trial], result: Mapping[str, Any], cost: str, objective: str) -> go.Figure:
+    """Every scored candidate by norm, the Pareto front, the tested models, held out against cost.
+
+    Args:
+        objective: what scores are of; models whose full head was not measured by it are left out.
+    """
     words = {"macs": "MACs of an image", "params": "parameters"}[cost]
-    made = figure("Cost against held-out score; the legend shows and hides norms", f"{words} (log)", "score (points)")
+    score = f"{spaced(objective)}, held out (points)"
+    made = figure("Cost against held-out score; the legend shows and hides norms", f"{words} (log)", score)
     scored = best_first(list(trials))
     front = pareto_set(scored, cost)
     shown = scored[:: max(1, -(-len(scored) // MOST_POINTS))]
@@ -129,9 +134,11 @@ def cost_and_accuracy(trials: Sequence[Trial], result: Mapping[str, Any], cost: 
             marker={"size": 10, "symbol": "circle-open"}, hovertemplate="%{text}<extra>Pareto front</extra>",
         )
     )  # fmt: skip
-    made.add_trace(_tested({"winner": result["winner"]}, cost, "winner, full head", {"size": 16, "symbol": "star"}))
+    made.add_trace(
+        _tested({"winner": result["winner"]}, cost, objective, "winner, full head", {"size": 16, "symbol": "star"})
+    )
     baselines = {"size": 12, "symbol": "hexagon-open", "line": {"width": 2}}
-    made.add_trace(_tested(result["baselines"], cost, "baselines, full head", baselines))
+    made.add_trace(_tested(result["baselines"], cost, objective, "baselines, full head", baselines))
     _log_axis(made, [getattr(trial, cost) for trial in shown], amount)
     made.update_layout(height=540)
     return made
@@ -165,16 +172,20 @@ def recall_by_count(table: pd.DataFrame) -> go.Figure:
     return made
 
 
-def confusion_matrix(images_KK: Integers, names: Sequence[str]) -> go.Figure:
-    """Shares of each row's images; the numbers on the cells where there are few classes."""
-    totals_K1 = np.maximum(images_KK.sum(1, keepdims=True), 1)
+def confusion_matrix(images_KK: Integers, images_K: Integers, names: Sequence[str]) -> go.Figure:
+    """Shares of each class's test images; the numbers on the cells where there are few classes.
+
+    Args:
+        images_K: test images of every class, those taken for classes that are not shown included.
+    """
+    totals_K1 = np.maximum(images_K, 1)[:, None]
     texts = [label(name) for name in names]
     ticks = {"tickvals": list(range(len(names))), "ticktext": [_short(name) for name in names]}
     made = figure("Confusion matrix (rows: true class, most training images first)", "predicted class", "true class")
     made.add_trace(
         go.Heatmap(
             z=(100 * images_KK / totals_K1).round(1).tolist(), colorscale="Cividis", zmin=0, zmax=100,
-            colorbar={"title": {"text": "% of row"}, "thickness": 12}, text=images_KK.tolist(),
+            colorbar={"title": {"text": "% of class"}, "thickness": 12}, text=images_KK.tolist(),
             customdata=[[f"{row} taken for {column}" for column in texts] for row in texts],
             hovertemplate="%{customdata}: %{text} images (%{z} %)<extra></extra>",
             **({"texttemplate": "%{text}"} if len(names) <= 15 else {}),
@@ -186,20 +197,24 @@ def confusion_matrix(images_KK: Integers, names: Sequence[str]) -> go.Figure:
     return made
 
 
-def best_so_far(found: Future) -> go.Figure:
+def best_so_far(found: Future, objective: str) -> go.Figure:
     """The best held-out score along the search, and the band of where it may go."""
-    made = figure("Best so far, and what more search may find", "search time (s, charged to trials)", "score (points)")
+    score = f"{spaced(objective)}, held out (points)"
+    made = figure("Best so far, and what more search may find", "search time (s, charged to trials)", score)
+    some = slice(None, None, max(1, -(-len(found.score_T) // MOST_POINTS)))
     made.add_trace(
         go.Scatter(
-            x=found.seconds_T.tolist(), y=(100 * found.score_T).tolist(), mode="markers", name="candidates",
+            x=found.seconds_T[some].tolist(), y=(100 * found.score_T[some]).tolist(), mode="markers", name="candidates",
             marker={"color": SKY, "size": 5, "opacity": 0.6},
         )
     )  # fmt: skip
     best = {"color": BLUE, "width": 3, "shape": "hv"}
     # Trials that failed last took time too: the line goes on to where the band begins.
     until, last = found.seconds_M[:1].tolist(), (100 * found.best_T[-1:]).tolist()
-    reached = [*(100 * found.best_T).tolist(), *(last if until else [])]
-    made.add_trace(go.Scatter(x=[*found.seconds_T.tolist(), *until], y=reached, name="best so far", line=best))
+    rises = np.flatnonzero(np.diff(found.best_T, prepend=-1.0) > 0)
+    corners = np.union1d(rises, [len(found.best_T) - 1])
+    reached = [*(100 * found.best_T[corners]).tolist(), *(last if until else [])]
+    made.add_trace(go.Scatter(x=[*found.seconds_T[corners].tolist(), *until], y=reached, name="best so far", line=best))
     if len(found.seconds_M):
         ends = found.seconds_M.tolist()
         band = (100 * np.concatenate([found.high_M, found.low_M[::-1]])).tolist()
@@ -217,9 +232,8 @@ def best_so_far(found: Future) -> go.Figure:
     return made
 
 
-def spend_bars(by_phase: Mapping[str, float], limit_seconds: float | None) -> go.Figure:
-    """Seconds of every phase, one under the other."""
-    left = None if limit_seconds is None else limit_seconds - sum(by_phase.values())
+def spend_bars(by_phase: Mapping[str, float], left: float | None) -> go.Figure:
+    """Seconds on the clock of every phase, one under the other, and what was left of the limit."""
     rows = {**by_phase, **({"left over": left} if left is not None and left > 0 else {})}
     made = figure("Where the budget went", "seconds", "", height=120 + 38 * len(rows))
     made.add_trace(
@@ -313,17 +327,19 @@ def _short(name: str) -> str:
     return label(name if len(name) <= 18 else f"{name[:17]}…")
 
 
-def _tested(entries: Mapping[str, Mapping[str, Any]], cost: str, name: str, marker: Mapping[str, Any]) -> go.Scatter:
-    """Models that went to the test, where they were held out."""
-    known = {role: one for role, one in entries.items() if one["validation"].get("balanced_accuracy") is not None}
+def _tested(
+    entries: Mapping[str, Mapping[str, Any]], cost: str, objective: str, name: str, marker: Mapping[str, Any]
+) -> go.Scatter:
+    """Models that went to the test, where the same was measured of them, held out."""
+    known = {role: one for role, one in entries.items() if one["validation"].get(objective) is not None}
     return go.Scatter(
         x=[one["cost"][cost] for one in known.values()],
-        y=[100 * one["validation"]["balanced_accuracy"] for one in known.values()],
+        y=[100 * one["validation"][objective] for one in known.values()],
         mode="markers", name=name, marker={"color": RED, **marker}, hovertemplate="%{text}<extra></extra>",
         text=[
             f"{NAMES.get(role, role)}<br>{label(one['name'])}<br>"
-            f"{100 * one['validation']['balanced_accuracy']:.1f} held out, "
-            f"{100 * one['test']['balanced_accuracy']:.1f} on the test split"
+            f"{100 * one['validation'][objective]:.1f} held out<br>"
+            f"{100 * one['test']['balanced_accuracy']:.1f} balanced accuracy on the test split"
             for role, one in known.items()
         ],
     )  # fmt: skip

@@ -30,6 +30,8 @@ def check_folder(folder: Path) -> None:
 def write_tables(found: Sequence[Findings], folder: Path) -> list[Path]:
     """NAME.csv, NAME.parquet and NAME.md for every table, and report.json; each file whole or not at all.
 
+    Tables that an earlier call has left there, and this one has nothing for, are removed.
+
     Returns:
         What was written.
 
@@ -46,9 +48,23 @@ def write_tables(found: Sequence[Findings], folder: Path) -> list[Path]:
         written[folder / f"{name}.csv"] = table.map(_shown).to_csv(index=False).encode()
         written[folder / f"{name}.md"] = markdown_table(table.map(_shown), title=name).encode()
     written[folder / "report.json"] = (json.dumps(as_json(found, tables), indent=1, ensure_ascii=True) + "\n").encode()
+    before = _tables_in(folder)
     for file, data in written.items():
         replace_whole(file, data)
+    for stale in before - set(written):
+        stale.unlink(missing_ok=True)
     return list(written)
+
+
+def _tables_in(folder: Path) -> set[Path]:
+    """The files of tables that an earlier report.json names: of other runs, they would be taken for some of these."""
+    try:
+        names = list(json.loads((folder / "report.json").read_bytes())["tables"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
+    return {
+        folder / f"{name}.{ending}" for name in names if Path(name).name == name for ending in ("parquet", "csv", "md")
+    }
 
 
 def as_json(found: Sequence[Findings], tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

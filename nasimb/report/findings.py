@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ class Findings:
     Attributes:
         name: of the run, told apart from others of this name.
         split: None where the folder does not have it; `missing` says what it lacks.
+        objective: what the run maximised.
         cost: "macs" or "params", the one of the run's objective.
         why_no_importances: a sentence where there are none.
     """
@@ -38,6 +40,7 @@ class Findings:
     future: Future
     importances: pd.DataFrame
     why_no_importances: str
+    objective: str
     cost: str
 
 
@@ -51,23 +54,31 @@ def findings(folders: Sequence[Path]) -> list[Findings]:
     for folder in folders:
         run = Run.read(folder)
         result = run.finished_result()
+        objective, _, cost = str(run.config["objective"]).partition(",")
         split, missing = read_test_split(folder)
-        table, why_not = importances(run.trials)
-        same = sum(one.run.name == run.name for one in found)
+        eligible = run.trials_within_limits()
+        table, why_not = importances(eligible)
         found.append(
             Findings(
-                name=f"{run.name} ({same + 1})" if same else run.name,
+                name=_unlike(run.name, [one.name for one in found]),
                 run=run,
                 split=split,
                 missing=missing,
                 steps=[] if split is None else steps(result, split),
-                future=future(run.trials),
+                future=future(run.trials, {trial.number for trial in eligible}),
                 importances=table,
                 why_no_importances=why_not,
-                cost=str(run.config["objective"]).partition(",")[2] or "macs",
+                objective=objective,
+                cost=cost or "macs",
             )
         )
     return found
+
+
+def _unlike(name: str, taken: Sequence[str]) -> str:
+    """The name, or with the first number that tells it from those taken."""
+    numbered = (f"{name} ({number})" for number in count(2))
+    return next(one for one in chain([name], numbered) if one not in taken)
 
 
 def number_tables(found: Sequence[Findings]) -> dict[str, pd.DataFrame]:
@@ -104,7 +115,7 @@ def _of_run(one: Findings) -> Mapping[str, pd.DataFrame]:
         "spend": pd.DataFrame({"phase": list(spent), "seconds": list(spent.values())}),
         "trials_by_outcome": pd.DataFrame({"outcome": list(result["trials"]), "trials": result["trials"].values()}),
         "best_so_far": _future(one.future),
-        "norms": norm_table(run.trials),
+        "norms": norm_table(run.trials_within_limits()),
         "importances": one.importances,
     }
     if one.split is not None:

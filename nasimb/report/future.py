@@ -11,7 +11,7 @@ by which the best was picked, and so promises nothing about the test split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +51,18 @@ class Future:
     why_not: str
 
 
-def future(trials: Sequence[Trial]) -> Future:
-    """The curve of a run's trials in their order; repeats and failures cost time, and have no score of their own."""
+def future(trials: Sequence[Trial], eligible: Collection[int] | None = None) -> Future:
+    """The curve of a run's trials in their order; repeats and failures cost time, and have no score of their own.
+
+    Args:
+        eligible: numbers of the trials that the run could choose, where it has limits on cost; None: all. The others
+            cost time too.
+    """
     spent = np.cumsum([trial.seconds for trial in trials])
     scored = [
         (seconds, trial.score)
         for seconds, trial in zip(spent, trials, strict=True)
-        if trial.state == FINISHED and trial.score is not None
+        if trial.state == FINISHED and trial.score is not None and (eligible is None or trial.number in eligible)
     ]
     seconds_T = np.array([seconds for seconds, _ in scored], dtype=float)
     score_T = np.array([score for _, score in scored], dtype=float)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -46,11 +47,12 @@ def write_page(found: Sequence[Findings], file: Path) -> None:
 def page(found: Sequence[Findings]) -> str:
     """The whole page of one run, or of several side by side and then one after the other."""
     chapters = [_chapter(one, number) for number, one in enumerate(found)]
-    together = None
+    together, unlike = None, ""
     if len(found) > 1:
         entries = {one.name: one.run.finished_result()["winner"]["test"] for one in found}
         table = comparison([one.run for one in found]).assign(run=[one.name for one in found])
         alt = "The winners' recalls on the test split, one row a run; the table below has the numbers."
+        unlike = _on_other_images(found)
         together = Figure("together", side_by_side(entries), alt, table, shut=False)
     return (
         _environment()
@@ -59,9 +61,18 @@ def page(found: Sequence[Findings]) -> str:
             title=f"nasimb report: {', '.join(one.name for one in found)}",
             chapters=chapters,
             together=together,
+            unlike=unlike,
             plotly=Markup(get_plotlyjs()),
         )
     )
+
+
+def _on_other_images(found: Sequence[Findings]) -> str:
+    """What must be said where the runs were not tested on the same images."""
+    tested = {one.run.finished_result()["provenance"]["data"]["test"] for one in found}
+    if len(tested) == 1:
+        return ""
+    return f"These runs were tested on {len(tested)} different sets of images: figures of two sets do not compare."
 
 
 def _chapter(one: Findings, number: int) -> Chapter:
@@ -95,8 +106,13 @@ def table_values(frame: pd.DataFrame) -> Mapping[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _cell(cell: object) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+def _cell(cell: Any) -> str:
+    """Numbers as they are read: counts whole, also where a missing one has made them floats; no exponents."""
+    if isinstance(cell, bool | np.bool_) or not isinstance(cell, int | float | np.integer):
+        return str(cell)
+    if float(cell).is_integer():
+        return f"{int(cell):,}"
+    return f"{cell:,.1f}" if abs(float(cell)) >= 100 else f"{cell:.4g}"
 
 
 def _environment() -> Environment:

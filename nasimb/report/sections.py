@@ -19,10 +19,10 @@ from nasimb.report.drawing import Drawing, drawing
 from nasimb.report.findings import Findings, norm_table
 from nasimb.report.future import sentence
 from nasimb.report.steps import is_significant, start
-from nasimb.report.tables import amount, calibrations, models, pareto
+from nasimb.report.tables import amount, calibrations, models, pareto, spaced
 from nasimb.search.trial import best_first, failure_counts
 
-MOST_CLASS_ROWS = 200
+MOST_CLASS_ROWS, MOST_FRONT_ROWS = 200, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +96,17 @@ def tiles(one: Findings) -> tuple[Tile, ...]:
     latency = cost["latency_seconds"]
     timed = "latency not measured" if latency is None else f"{1000 * latency:.2f} ms an image, measured"
     limit, seconds = spent["limit_seconds"], spent["spent_seconds"]
+    used = spent.get("used_seconds", seconds)
     allowed = f"of {spent['limit']}"
     if limit is not None:
-        allowed += f", {seconds / limit:.0%}" if seconds <= limit else f", {seconds - limit:.0f} s too many"
+        over = f"{used - limit:.0f} s more than {spent['limit']}"
+        allowed = f"{used / limit:.0%} {allowed}" if used <= limit else over
     return (
         Tile("Balanced accuracy", _percent(test["balanced_accuracy"]), _interval(test, "balanced_accuracy")),
         Tile(f"{rarest.capitalize()}-shot recall", _percent(test[rarest]), _interval(test, rarest) + note),
         Tile("Cost", f"{amount(cost['macs'])} MACs", f"{amount(cost['params'])} params, {timed}"),
         Tile(
-            "Spent", f"{seconds:.0f} s", allowed, None if limit is None else min(1.0, seconds / limit),
+            "Spent, by the clock", f"{seconds:.0f} s", allowed, None if limit is None else min(1.0, used / limit),
         ),
     )  # fmt: skip
 
@@ -113,7 +115,7 @@ def bought(one: Findings) -> Section:
     """What each step bought."""
     about = (
         "Points on the test split, each step against the one before, on the same images: 95 % paired bootstrap "
-        "intervals. Not significant: the interval holds zero."
+        "intervals, which reach to zero where an exact test cannot tell the two apart. Not significant: it holds zero."
     )
     table = models(one.run)
     if one.split is None or not one.steps:
@@ -145,15 +147,19 @@ def bought(one: Findings) -> Section:
 
 def costs(one: Findings) -> Section:
     """Cost against accuracy."""
+    result, scored = one.run.finished_result(), one.run.trials_within_limits()
+    tested = [result["winner"], *result["baselines"].values()]
+    held_out = sorted({str(entry["validation"]["estimator"]) for entry in tested})
     about = (
         "Every candidate that was scored on all images, by what it costs. Held-out scores of the closed-form head that "
-        "ranked it, except where it says full head: these were compared by folds, and are what goes to the test."
+        f"ranked it, except where it says full head: those, held out by {', '.join(held_out)}, went to the test."
     )
-    scored = one.run.trials_within_limits()
-    table = pareto(one.run)
-    plot = figures.cost_and_accuracy(scored, one.run.finished_result(), one.cost)
+    table = pareto(one.run, most=MOST_FRONT_ROWS)
+    plot = figures.cost_and_accuracy(scored, result, one.cost, one.objective)
     count = len(best_first(scored))
     alt = f"{count:,} candidates, of which the table lists those that no other beats in both score and cost."
+    if len(table) == MOST_FRONT_ROWS:
+        alt = f"{count:,} candidates; the table lists {len(table)} of those that no other beats. --tables has all."
     return Section("costs", "Cost against accuracy", about, (), (Figure("costs", plot, alt, table),))
 
 
@@ -164,23 +170,27 @@ def by_class(one: Findings) -> Section:
         return Section("classes", title, about, tuple(one.missing))
     split, table = one.split, class_table(one.split)
     shown = shown_classes(split)
-    images_KK = confusion(split)[shown][:, shown]
+    images_KK = confusion(split)
     names = [split.classes[k] for k in shown]
     lines = []
     if len(shown) < len(split.classes):
-        lines.append(f"The matrix shows the {len(shown)} of {len(split.classes)} classes with the lowest recall.")
+        lines.append(
+            f"The matrix shows the {len(shown)} of {len(split.classes)} classes with the lowest recall; images taken "
+            "for others count in its shares, and have no cell."
+        )
     if len(table) > MOST_CLASS_ROWS:
         lines.append(f"The table below lists the {MOST_CLASS_ROWS} classes with the lowest recall; --tables has all.")
     if split.worst is None:
         lines.append("This run kept no example images.")
     mistakes = _mistakes(table)
     worst = _words(table.nsmallest(MOST_CLASS_ROWS, "recall") if len(table) > MOST_CLASS_ROWS else table)
-    alt = f"Recall of {len(table)} classes against their training images. Lowest: {_lowest(table)}."
+    matrix = figures.confusion_matrix(images_KK[shown][:, shown], images_KK.sum(1)[shown], names)
+    alt = f"Recall of {len(table)} classes against their training images. {_lowest(table)}."
     return Section(
         "classes", title, about, tuple(lines),
         (
             Figure("recalls", figures.recall_by_count(table), alt, worst),
-            Figure("confusion", figures.confusion_matrix(images_KK, names), "What is taken for what.", mistakes),
+            Figure("confusion", matrix, "What is taken for what.", mistakes),
         ),
         examples=tuple(_examples(split.classes, split.worst or [], table)),
     )  # fmt: skip
@@ -204,17 +214,17 @@ def budget(one: Findings) -> Section:
         )
     lines.append(sentence(one.future))
     seconds = pd.DataFrame({"phase": list(spent["by_phase"]), "seconds": list(spent["by_phase"].values())})
-    plots = [
-        Figure("spend", figures.spend_bars(spent["by_phase"], spent["limit_seconds"]), "Seconds by phase.", seconds)
-    ]
+    plots = [Figure("spend", figures.spend_bars(spent["by_phase"], _left_over(spent)), "Seconds by phase.", seconds)]
     if len(one.future.score_T):
         ends = pd.DataFrame({"seconds": one.future.seconds_T, "best so far": one.future.best_T})
         rises = ends[ends["best so far"].diff().fillna(1) > 0]
-        plots.append(Figure("future", figures.best_so_far(one.future), sentence(one.future), rises))
-    about = (
-        "The band asks how good the best of more candidates would be, if they were like the latest half of those so "
-        "far. It is of held-out scores, and no promise about the test split."
-    )
+        plots.append(Figure("future", figures.best_so_far(one.future, one.objective), sentence(one.future), rises))
+    about = "Phases by the clock."
+    if not one.future.why_not:
+        about += (
+            " The band asks how good the best of more candidates would be, if they were like the latest half of those "
+            "so far. It is of held-out scores, and no promise about the test split."
+        )
     return Section("budget", "Where the budget went, and what more would buy", about, tuple(lines), tuple(plots))
 
 
@@ -222,10 +232,10 @@ def chosen(one: Findings) -> Section:
     """The architecture and what it depended on."""
     winner = one.run.finished_result()["winner"]
     classes = None if one.split is None else len(one.split.classes)
-    norms = norm_table(one.run.trials)
+    norms = norm_table(one.run.trials_within_limits())
     for name in ("mean_score", "best_score"):
         norms[name] = [f"{100 * score:.1f}" for score in norms[name]]
-    tables = [("Norms by stage, over all scored candidates (points, held out)", norms.rename(columns=_spaced))]
+    tables = [("Norms by stage, over all scored candidates (points, held out)", norms.rename(columns=spaced))]
     ablation = calibrations(one.run)
     if not ablation.empty:
         tables.append(("Calibration of the winner's subnet (held out)", ablation))
@@ -297,23 +307,20 @@ def _examples(
 
 def _mistakes(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["times"] > 0].sort_values("times", ascending=False)
-    return rows[["class", "most_taken_for", "times", "test_images"]].rename(columns=_spaced)
+    return rows[["class", "most_taken_for", "times", "test_images"]].rename(columns=spaced)
 
 
 def _words(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.copy()
     for name in ("recall", "low", "high"):
         shown[name] = ["" if pd.isna(value) else f"{100 * value:.1f} %" for value in table[name]]
-    return shown.rename(columns=_spaced)
+    return shown.rename(columns=spaced)
 
 
 def _lowest(table: pd.DataFrame) -> str:
-    rows = table.dropna(subset="recall").nsmallest(3, "recall")
-    return ", ".join(f"{row['class']} {100 * row['recall']:.0f} %" for row in rows.to_dict("records"))
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+    rows = table[table["recall"] < 1].nsmallest(3, "recall")
+    words = [f"{row['class']} {100 * row['recall']:.0f} %" for row in rows.to_dict("records")]
+    return f"Lowest: {', '.join(words)}" if words else "All are recognised"
 
 
 def _told(gain: Difference) -> str:
@@ -327,7 +334,19 @@ def _percent(fraction: float) -> str:
 
 def _interval(test: Mapping[str, Any], name: str) -> str:
     ends = test["ci95"].get(name)
-    return "" if ends is None else f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    if ends is None or ends[0] == ends[1]:
+        return "" if ends is None else "every image alike: no interval"
+    return f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+def _left_over(spent: Mapping[str, Any]) -> float | None:
+    """Seconds of the limit that nobody used; None where there is none, or where several processes paid.
+
+    By the clock of one process, nothing can be said of what others have left.
+    """
+    limit, seconds = spent["limit_seconds"], spent["spent_seconds"]
+    used = spent.get("used_seconds", seconds)
+    return None if limit is None or abs(used - seconds) > 0.01 * limit else float(limit - used)
 
 
 def _cheaper(winner: Mapping[str, Any], largest: Mapping[str, Any] | None) -> str:

@@ -56,13 +56,14 @@ def closing_lines(run: Run, folder: Path) -> list[str]:
     """What the reader of the tables must know besides: trials, data, provenance, where the model is."""
     result = run.finished_result()
     winner, trials, spent, provenance = result["winner"], result["trials"], result["spend"], result["provenance"]
-    limit = "" if spent["limit_seconds"] is None else f" of {spent['limit_seconds']:.0f} s"
+    used = spent.get("used_seconds", spent["spent_seconds"])
+    limit = "" if spent["limit_seconds"] is None else f", {used / spent['limit_seconds']:.1%}"
     failures = failure_counts(run.trials)
     lines = [
         f"winner: {winner['name']}, calibration {winner['calibration']}, head {winner['head']}",
         f"trials: {trials['finished']:,} scored on all images, {trials['screened_out']:,} screened out, "
         f"{trials['cached']:,} repeats at no cost, {trials['infeasible']:,} over a limit, {trials['failed']:,} failed"
-        f"{f' ({failures})' if failures else ''}; spent {spent['spent_seconds']:.1f} s{limit} ({spent['limit']})",
+        f"{f' ({failures})' if failures else ''}; spent {spent['spent_seconds']:.1f} s{limit} of {spent['limit']}",
         f"seed {provenance['seed']}, {provenance['device']}, torch {provenance['versions'].get('torch')}, "
         + ", ".join(f"{name} {digest}" for name, digest in provenance["data"].items()),
     ]

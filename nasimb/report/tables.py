@@ -127,7 +127,9 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def spend(run: Run) -> pd.DataFrame:
-    """Seconds and share of the limit by phase; the last row adds up.
+    """Seconds on the clock by phase, and their share of the limit; the last row adds up.
+
+    Where several processes paid, the shares are left out: the clock does not show what they paid.
 
     Example:
         >>> from pathlib import Path
@@ -139,7 +141,7 @@ def spend(run: Run) -> pd.DataFrame:
     by_phase, limit = spent.get("by_phase", run.spent_seconds), spent.get("limit_seconds")
     rows = [*by_phase.items(), ("in all", sum(by_phase.values()))]
     frame = pd.DataFrame([{"phase": phase, "seconds": f"{seconds:.1f}"} for phase, seconds in rows])
-    if limit:
+    if limit and abs(spent.get("used_seconds", rows[-1][1]) - rows[-1][1]) < 0.01 * limit:
         frame["of the limit"] = [f"{seconds / limit:.1%}" for _, seconds in rows]
     return frame
 
@@ -228,7 +230,9 @@ def _with_interval(test: Mapping[str, Any], name: str) -> str:
     if test[name] is None:
         return ""
     interval = test["ci95"].get(name)
-    return _points(test[name]) + ("" if interval is None else f" [{_points(interval[0])}, {_points(interval[1])}]")
+    if interval is None or interval[0] == interval[1]:  # every resample alike: all right, or all wrong
+        return _points(test[name])
+    return f"{_points(test[name])} [{_points(interval[0])}, {_points(interval[1])}]"
 
 
 def _gain(gains: Mapping[str, Sequence[float] | None] | None, name: str) -> str:
@@ -254,6 +258,11 @@ def amount(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return str(number)
+
+
+def spaced(name: str) -> str:
+    """A name of code as words."""
+    return name.replace("_", " ")
 
 
 def _without_empty_columns(frame: pd.DataFrame) -> pd.DataFrame:

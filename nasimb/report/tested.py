@@ -59,6 +59,12 @@ def read_test_split(folder: Path) -> tuple[TestSplit | None, list[str]]:
         return None, [*missing, f"It has no {MODEL} either, so that the classes and their sizes are not known."]
     classes = tuple(map(str, counted[0]))
     labels_N, predicted = _predictions(file, classes)
+    if kept and np.bincount(labels_N, minlength=len(classes)).tolist() != kept["test_images"]:
+        raise _damaged(
+            file,
+            "must have every test image that the run has read",
+            f"{len(labels_N)} of {sum(kept['test_images'])} or others",
+        )
     worst = kept["worst"] if kept else None
     return TestSplit(classes, np.array(counted[1], dtype=np.int64), labels_N, predicted, worst), missing
 
@@ -75,16 +81,21 @@ def _from_model(run: RunDir) -> tuple[list[str], list[int]] | None:
 def _predictions(file: Path, classes: tuple[str, ...]) -> tuple[Integers, dict[str, Integers]]:
     """Labels, and predictions by role, as indices into `classes`."""
     number = {name: k for k, name in enumerate(classes)}
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(file, "must be a table", error) from None
     roles = [name for name in (rows[0] if rows else {}) if name not in ("image", "label", "winner_probability")]
     try:
         labels = [number[row["label"]] for row in rows]
         predicted = {role: np.array([number[row[role]] for row in rows], dtype=np.int64) for role in roles}
     except (KeyError, TypeError) as error:
-        raise ResumeError(
-            f"{file} must name the classes of the run", got=error, do="Restore it, or remove it and do without."
-        ) from None
+        raise _damaged(file, "must name the classes of the run", error) from None
     if not rows or "winner" not in predicted:
-        raise ResumeError(f"{file} must have what the winner said", got="no such column", do="Restore it.")
+        raise _damaged(file, "must have what the winner said", "no such column")
     return np.array(labels, dtype=np.int64), predicted
+
+
+def _damaged(file: Path, rule: str, got: object) -> ResumeError:
+    return ResumeError(f"{file} {rule}", got=got, do="Restore it, or remove it and do without.")

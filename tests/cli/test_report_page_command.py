@@ -30,3 +30,10 @@ def test_what_cannot_be_written_is_said_before_anything_is_read(command: Command
     assert "must have a folder" in command("report", finished_run, "--html", "none/page.html").error
     assert "which is a file" in command("report", finished_run, "--tables", "file").error
     assert set(Path().iterdir()) == before
+
+
+def test_a_form_of_print_and_files_are_two_commands(command: Command, finished_run: Path) -> None:
+    answer = command("report", finished_run, "--format", "json", "--html", "page.html")
+    assert answer.code == 2
+    assert "two commands" in answer.error
+    assert not Path("page.html").exists()

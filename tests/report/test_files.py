@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -56,3 +57,24 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "none" / "below"):
         with pytest.raises(InputError):
             check_folder(folder)
+
+
+def test_tables_of_an_earlier_report_do_not_stay_among_those_of_another(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    write_tables(findings([finished_run]), folder)
+    (folder / "notes.csv").write_text("mine")
+    older = shutil.copytree(finished_run, tmp_path / "older")
+    (older / "predictions.csv").unlink()
+    written = write_tables(findings([older]), folder)
+    assert "classes" not in {file.stem for file in written}
+    assert set(folder.iterdir()) == {*written, folder / "notes.csv"}
+
+
+def test_what_else_is_called_a_report_removes_nothing(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (tmp_path / "outside.csv").write_text("mine")
+    for text in ("[]", "no json", '{"tables": {"../outside": []}}'):
+        (folder / "report.json").write_text(text)
+        write_tables(findings([finished_run]), folder)
+    assert (tmp_path / "outside.csv").exists()

@@ -70,5 +70,16 @@ def test_the_curve_of_a_run(finished_run: Path) -> None:
     assert sentence(found) == found.why_not != ""
 
 
+def test_trials_over_a_limit_cost_time_and_are_never_the_best(finished_run: Path) -> None:
+    run = Run.read(finished_run)
+    largest = next(trial for trial in run.trials if trial.kind == "largest")
+    found = future(run.trials, {trial.number for trial in run.trials if trial.macs < largest.macs})
+    everything = future(run.trials)
+    scores = [trial.score for trial in run.trials if trial.state == "finished" and trial.macs < largest.macs]
+    assert 0 < len(scores) < len(everything.score_T)
+    assert found.score_T.tolist() == scores
+    assert set(found.seconds_T) < set(everything.seconds_T), "the clock went on for the others"
+
+
 def test_no_trials_at_all() -> None:
     assert len(future([]).best_T) == 0

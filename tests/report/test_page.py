@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nasimb.report.findings import findings
-from nasimb.report.page import page
+from nasimb.report.page import page, table_values
+from nasimb.report.sections import budget, tiles
+from nasimb.rundir import RunDir
 from report.evil_run import NAMES, NOTE, evil_run
 
 SECTIONS = ("bought", "costs", "classes", "budget", "chosen", "receipt")
@@ -105,3 +109,37 @@ def test_runs_stand_side_by_side_under_names_of_their_own(finished_run: Path) ->
     headings = [text for tag, text in read.texts if tag == "h2" and text.strip()]
     assert headings[1:] == ["run", "run (2)"]
     assert sum(tag == "section" for tag, _ in read.elements) == 1 + 2 * len(SECTIONS)
+
+
+def test_runs_on_other_images_are_said_not_to_compare(finished_run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    result = json.loads((other / "result.json").read_text())
+    result["provenance"]["data"]["test"] = "another"
+    result.pop("check")
+    RunDir(other).write_json("result.json", result)
+    assert "do not compare" not in page(findings([finished_run, finished_run]))
+    assert "2 different sets of images" in page(findings([finished_run, other]))
+
+
+def test_a_run_called_as_another_is_told_apart(finished_run: Path, tmp_path: Path) -> None:
+    second = shutil.copytree(finished_run, tmp_path / "run (2)")
+    names = [one.name for one in findings([finished_run, second, finished_run, finished_run])]
+    assert names == ["run", "run (2)", "run (3)", "run (4)"]
+
+
+def test_numbers_are_written_as_they_are_read() -> None:
+    frame = pd.DataFrame({"seconds": [12345.678, 0.25], "images": [123450, None], "all": [7, 8], "word": ["1e5", "x"]})
+    rows = table_values(frame)["rows"]
+    assert rows == [["12,345.7", "123,450", "7", "1e5"], ["0.25", "", "8", "x"]]
+
+
+def test_what_the_clock_shows_is_not_what_several_processes_used(finished_run: Path) -> None:
+    (one,) = findings([finished_run])
+    result = one.run.finished_result()
+    result["spend"] |= {"limit": "8gpu-h", "limit_seconds": 28800.0, "spent_seconds": 7300.0, "used_seconds": 28700.0}
+    shared = replace(one, run=replace(one.run, result=result))
+    spent = tiles(shared)[-1]
+    assert (spent.value, spent.detail) == ("7300 s", "100% of 8gpu-h")
+    assert "left over" not in str(budget(shared).figures[0].plot.data[0].y)
+    alone = {**result, "spend": {**result["spend"], "spent_seconds": 28700.0}}
+    assert "left over" in str(budget(replace(one, run=replace(one.run, result=alone))).figures[0].plot.data[0].y)

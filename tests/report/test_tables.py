@@ -36,7 +36,7 @@ def cell(entry: dict[str, Any], metric: str) -> str:
     if value is None:
         return ""
     low, high = entry["test"]["ci95"][metric]
-    return f"{value * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
+    return f"{value * 100:.1f}" + (f" [{low * 100:.1f}, {high * 100:.1f}]" if low < high else "")
 
 
 def test_every_model_has_its_row(run: Run, result: dict[str, Any]) -> None:
@@ -82,9 +82,9 @@ def test_an_empty_group_is_blank_and_never_zero(run: Run, result: dict[str, Any]
 
 
 def test_zero_is_zero_and_not_blank(run: Run, result: dict[str, Any]) -> None:
-    ci95 = {**result["winner"]["test"]["ci95"], "few": [0.0, 0.0]}
+    ci95 = {**result["winner"]["test"]["ci95"], "few": [0.0, 0.25]}
     table = models(changed(run, result, few=0.0, ci95=ci95)).set_index("model")
-    assert table.loc["winner", "few"] == "0.0 [0.0, 0.0]"
+    assert table.loc["winner", "few"] == "0.0 [0.0, 25.0]"
 
 
 def test_a_missing_baseline_has_no_row(run: Run, result: dict[str, Any]) -> None:

@@ -67,3 +67,16 @@ def test_a_class_that_the_run_does_not_have_is_named(folder: Path) -> None:
         csv.writer(out).writerows(rows)
     with pytest.raises(ResumeError, match="unheard of"):
         read_test_split(folder)
+
+
+def test_a_part_of_the_predictions_is_not_taken_for_all(folder: Path) -> None:
+    file = folder / "predictions.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(ResumeError, match="every test image"):
+        read_test_split(folder)
+
+
+def test_what_is_no_text_is_said(folder: Path) -> None:
+    (folder / "predictions.csv").write_bytes(b"image,label,winner\n\xff\xfe,0,0\n")
+    with pytest.raises(ResumeError, match="must be a table"):
+        read_test_split(folder)
