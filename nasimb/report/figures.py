@@ -319,7 +319,7 @@ def _norm(trial: Trial) -> str:
 def _gain_text(step: Step, metric: str) -> str:
     difference, low, high = (100 * value for value in step.gains[metric])
     verdict = "" if is_significant(step.gains[metric]) else "<br>not significant"
-    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}"
+    return f"{difference:+z.1f} [{low:+z.1f}, {high:+z.1f}]{verdict}"
 
 
 def _short(name: str) -> str:

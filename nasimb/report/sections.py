@@ -325,7 +325,7 @@ def _lowest(table: pd.DataFrame) -> str:
 
 def _told(gain: Difference) -> str:
     verdict = "" if is_significant(gain) else ", not significant"
-    return f"{100 * gain.difference:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]{verdict}"
+    return f"{100 * gain.difference:+z.1f} [{100 * gain.low:+z.1f}, {100 * gain.high:+z.1f}]{verdict}"
 
 
 def _percent(fraction: float) -> str:

@@ -241,7 +241,7 @@ def _gain(gains: Mapping[str, Sequence[float] | None] | None, name: str) -> str:
         return ""
     difference, low, high = (100 * value for value in row)
     verdict = "" if low > 0 or high < 0 else " (n.s.)"
-    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}"
+    return f"{difference:+z.1f} [{low:+z.1f}, {high:+z.1f}]{verdict}"
 
 
 def _points(fraction: float | None) -> str:
@@ -249,7 +249,7 @@ def _points(fraction: float | None) -> str:
 
 
 def _signed(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:+.1f}"
+    return "" if fraction is None else f"{100 * fraction:+z.1f}"
 
 
 def amount(number: int) -> str:
