@@ -23,7 +23,7 @@ from nasimb.care.picture import bars_of
 from nasimb.data.base import ImageSet
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.durable import replace_whole
-from nasimb.report.page import table_values
+from nasimb.report.markup import table_values
 from nasimb.visible import visible
 
 SHOWN_SIZE = 96

@@ -1,20 +1,15 @@
 """A report as one HTML file that loads nothing from elsewhere: plotly for the figures, jinja2 for the rest.
 
-Everything that comes from users (class names, paths, notes, commands) is text to the template, never markup. Figures
-travel as JSON in which no tag can begin. The page forbids itself every request by its content security policy.
+Figures travel as JSON in which no tag can begin. The page forbids itself every request by its content security policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -22,9 +17,9 @@ from nasimb.durable import replace_whole
 from nasimb.report import sections
 from nasimb.report.figures import side_by_side
 from nasimb.report.findings import Findings
+from nasimb.report.markup import environment
 from nasimb.report.sections import Figure, Section
 from nasimb.report.tables import comparison
-from nasimb.visible import visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +49,14 @@ def page(found: Sequence[Findings]) -> str:
         alt = "The winners' recalls on the test split, one row a run; the table below has the numbers."
         unlike = _on_other_images(found)
         together = Figure("together", side_by_side(entries), alt, table, shut=False)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=f"nasimb report: {', '.join(one.name for one in found)}",
-            chapters=chapters,
-            together=together,
-            unlike=unlike,
-            plotly=Markup(get_plotlyjs()),
-        )
+    made = environment("nasimb.report")
+    made.filters["figure_json"] = figure_json
+    return made.get_template("report.html.j2").render(
+        title=f"nasimb report: {', '.join(one.name for one in found)}",
+        chapters=chapters,
+        together=together,
+        unlike=unlike,
+        plotly=Markup(get_plotlyjs()),
     )
 
 
@@ -95,35 +88,3 @@ def figure_json(figure: go.Figure) -> Markup:
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return Markup(text)
-
-
-def table_values(frame: pd.DataFrame) -> Mapping[str, Any]:
-    """Columns with whether they hold numbers, and rows of cells; missing ones are empty."""
-    columns = [
-        {"name": str(name), "number": pd.api.types.is_numeric_dtype(frame[name])} for name in frame.columns
-    ]  # fmt: skip
-    rows = [["" if pd.isna(cell) else _cell(cell) for cell in row] for row in frame.itertuples(index=False)]
-    return {"columns": columns, "rows": rows}
-
-
-def _cell(cell: Any) -> str:
-    """Numbers as they are read: counts whole, also where a missing one has made them floats; no exponents."""
-    if isinstance(cell, bool | np.bool_) or not isinstance(cell, int | float | np.integer):
-        return str(cell)
-    if float(cell).is_integer():
-        return f"{int(cell):,}"
-    return f"{cell:,.1f}" if abs(float(cell)) >= 100 else f"{cell:.4g}"
-
-
-def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("nasimb.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=_finished,
-    )  # fmt: skip
-    made.filters.update(figure_json=figure_json, table_values=table_values)
-    return made
-
-
-def _finished(value: object) -> object:
-    """What the template prints: markup of its own as it is, text without control characters."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from nasimb.report.findings import findings
-from nasimb.report.page import page, table_values
+from nasimb.report.markup import table_values
+from nasimb.report.page import page
 from nasimb.report.sections import budget, tiles
 from nasimb.rundir import RunDir
 from report.evil_run import NAMES, NOTE, evil_run
