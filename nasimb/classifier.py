@@ -174,7 +174,7 @@ class NasimbClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return pixels_ND.reshape(len(flat_ND), *self.image_shape_), y
 
 
-def _kept(arrays: Mapping[str, NDArray[Any]], folder: Path) -> dict[str, Any]:
+def _kept(arrays: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The data as a search takes them, in a file beside its run, where they stay what they were first.
 
     Raises:
