@@ -112,6 +112,11 @@ class RunDir:
         """Folder of the winner."""
         return self.path / "best"
 
+    @property
+    def retrained(self) -> Path:
+        """Where what was retrained of it is, a folder each."""
+        return self.path / "retrained"
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the folder alone: two processes in one run would count and write everything twice.
