@@ -188,6 +188,8 @@ def evaluate(
         return _judged(place, probabilities_NK[:, order_K], labels_N, counts_K, cost_KK, seed)
 
     site = _labelled_site(model, data, device, skip_bad_images)
+    if cost_KK is not None:  # refused before every image is looked at
+        most_cost(cost_KK, *np.unique(site.labels_N[site.labelled_M].numpy(), return_counts=True))
     judged, judged_other, paired = judge(model, folder, site), None, None
     labels_N = site.labels_N[site.labelled_M].numpy()
     other_notes: list[str] = []

@@ -57,7 +57,7 @@ TRAINING_SHARE = 0.9
 """Most of what preparing has left; the rest calibrates and tests (heuristic)."""
 MARGIN = 1.5
 """Of the time that is kept for them (heuristic)."""
-BUDGET_MARGIN = 1.1
+BUDGET_MARGIN = 1.25
 """Of the smallest budget that is named: preparing does not always take the same time (heuristic)."""
 STEPS_TIMED = 3
 FIXED_SECONDS = 0.7

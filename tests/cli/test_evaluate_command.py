@@ -159,6 +159,16 @@ def test_costs_weigh_mistakes(command: Command, run: Path, photos: Path) -> None
     assert told["ci95"]["cost_weighted_accuracy"] == pytest.approx([1 - paid / most] * 2), "it never varies"
 
 
+def test_costs_that_no_image_can_have_are_refused_before_any_is_looked_at(
+    command: Command, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("costs.csv").write_text("class,cost\n0,0\n1,0\n2,0\n3,0\n4,5\n")
+    monkeypatch.setattr(Model, "forward", lambda *_: pytest.fail("an image was looked at"))
+    found = command("evaluate", "run", "--data", "photos", "--class-costs", "costs.csv")
+    assert found.code == 2
+    assert "some mistake with these images must cost something" in found.error
+
+
 def test_two_models_are_compared_by_names_of_classes(command: Command, run: Path, photos: Path) -> None:
     other(run, swapped)
     found = command("evaluate", "run", "--data", "photos", "--against", "other")
