@@ -161,9 +161,8 @@ def ship(model: Model, *, with_preprocessing: bool) -> Shipped:
     """The network to export."""
     mean_C, std_C, resolution = pixel_statistics(model)
     inside = Preprocessing(model.description.size, resolution, mean_C, std_C) if with_preprocessing else None
-    network = (
-        copy.deepcopy(ShippedNet(cast(PlainResNet, model.backbone), model.head, inside)).eval().requires_grad_(False)
-    )
+    alike = ShippedNet(cast(PlainResNet, model.backbone), model.head, inside)
+    network = copy.deepcopy(alike).eval().requires_grad_(False)
     # Files hold no layout of this processor.
     network.load_state_dict({name: one.clone(memory_format=torch.contiguous_format) for name, one in
                              network.state_dict().items()}, assign=True)  # fmt: skip

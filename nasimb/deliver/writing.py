@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from nasimb.durable import replacing
 from nasimb.visible import visible
 
-
 ROW_END = "\r\n"
 """What `csv` knows to be the end of a row it quotes inside a cell; readers take each of the two for one."""
 

@@ -199,8 +199,9 @@ def save_adapted(found: DryRun, folder: Path) -> None:
         metrics=metrics,
         provenance={**before.provenance, "adapted": about},
     )
+    learned = learned_by(watched.folder)
     save(Model(adapted.backbone, adapted.head, description), folder)
-    keep_learned(folder, learned_by(watched.folder))
+    keep_learned(folder, learned)
 
 
 def check_can_be_saved(strategy: str, folder: Path) -> None:

@@ -126,7 +126,8 @@ def test_a_budget_that_is_too_short_is_refused_and_the_one_named_works(
     result = retrain(str(run), enough, device=CPU, clock=clock)
     assert result["steps"] >= 30
     assert result["spend"]["spent_seconds"] <= result["spend"]["limit_seconds"]
-    assert result["spend"]["limit_seconds"] < 1.5 * (7 + 34 * step + 2 + 5), "not much more than it takes"
+    takes = 7 + 34 * step + 2
+    assert result["spend"]["limit_seconds"] < 1.5 * takes + 60, "a minute or less above, as one would type it"
 
 
 def test_steps_that_were_timed_leave_no_trace(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from nasimb.deliver.writing import rows_into, table_file
 
 ROOT = Path(__file__).parents[2]
-ODD = st.text(
-    st.sampled_from("a ,;\"'\r\n\t\0\x0b\x85\u2028é\\=") | st.characters(exclude_categories=["Cs"]), min_size=1
-)
+CHARACTERS = st.sampled_from("a ,;\"'\r\n\t\0\x0b\x85\u2028é\\=") | st.characters(exclude_categories=["Cs"])
+ODD = st.text(CHARACTERS, min_size=1)
 
 
 @given(st.lists(st.tuples(ODD, ODD), min_size=1, max_size=5))
