@@ -256,7 +256,7 @@ def _kept(model: Model, learned: Learned, result: dict[str, Any], source: Path, 
                 keep_learned(part, learned)
                 save(model, part)
             return folder
-        except OSError:
+        except (InputError, OSError):
             if not folder.exists():
                 raise
             if out is not None:

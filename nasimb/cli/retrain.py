@@ -16,7 +16,7 @@ from nasimb.visible import json_text, visible
 def retrain(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="RUN[#TRIAL]", help="A finished run, or one of its trials.")],
-    budget: Annotated[str, typer.Option(help="What it may cost: 30min, 2gpu-h, 4cpu-h.")],
+    budget: Annotated[str, typer.Option(help="What it may cost: 30min, 2gpu-h, 4cpu-h; 30 steps at least.")],
     loss: Annotated[
         str,
         typer.Option(
