@@ -19,6 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 
 from nasimb.api import search
+from nasimb.data.arrays import DAMAGE
+from nasimb.durable import replacing
 from nasimb.errors import InputError
 from nasimb.export import Model, load, save
 
@@ -40,7 +42,8 @@ class NasimbClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         space: of networks, by name or path; None goes by the size of the images.
         objective: "balanced_accuracy", "few", "worst_recall", "macro_f1", "accuracy" and the like.
         device: "auto", "cpu", "cuda".
-        run: folder of the run, which is kept, and resumed by the same `fit`; None keeps none.
+        run: folder of the run, which is kept, and resumed by the same `fit`; other data need another folder, and so
+            does every fold of a cross-validation. None keeps none.
         assign: any other option of the search, as for `nasimb search --set`: ("training_steps=50",).
         random_state: a seed; or a RandomState or None, which draw one.
 
@@ -83,7 +86,8 @@ class NasimbClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Search; y are N labels: integers, strings, or anything that sorts.
 
         Raises:
-            InputError: X are no such images, there is one class only, or the search refuses an option.
+            InputError: X are no such images, there is one class only, `run` holds a fit to other data, or the search
+                refuses an option.
         """
         images_NHWC, y = self._images(X, y, fitting=True)
         classes_K, labels_N = np.unique(y, return_inverse=True)
@@ -170,11 +174,34 @@ class NasimbClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return pixels_ND.reshape(len(flat_ND), *self.image_shape_), y
 
 
-def _kept(arrays: Mapping[str, NDArray[Any]], folder: Path) -> dict[str, Any]:
-    """The data as a search takes them, in a file beside its run."""
+def _kept(arrays: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The data as a search takes them, in a file beside its run, where they stay what they were first.
+
+    Raises:
+        InputError: the folder holds other data.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "data.npz", allow_pickle=False, **arrays)
-    return {"name": "arrays", "path": str((folder / "data.npz").resolve())}
+    file = folder / "data.npz"
+    if not file.exists():
+        with replacing(file) as part, part.open("wb") as archive:
+            np.savez(archive, **arrays)
+    elif not _holds(file, arrays):
+        do = "Give this fit a run folder of its own, or remove that one."
+        raise InputError("a run is of the images and labels it was begun with", got=f"others in {file}", do=do)
+    return {"name": "arrays", "path": str(file.resolve())}
+
+
+def _holds(file: Path, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether these arrays, to the bit, are what the file holds."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            if set(kept.files) != set(arrays):
+                return False
+            return all(
+                kept[name].dtype == array.dtype and np.array_equal(kept[name], array) for name, array in arrays.items()
+            )
+    except DAMAGE:
+        return False
 
 
 def _square(pixels: int) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from nasimb.budget import Budget, Clock, Holding
 from nasimb.config import RunConfig
 from nasimb.errors import InputError, ResumeError
 from nasimb.extension import earlier_results, extension_notes, extensions, first_budget, just_extended, settle
+from nasimb.learned import Learned, keep_learned
 from nasimb.ledger import Ledger
 from nasimb.phases.ablation import calibrations_keep, compare_calibrations
 from nasimb.phases.evaluate import evaluate_models
@@ -111,6 +112,7 @@ def _find(
     with spending("evaluate"):
         provenance = _provenance(session, config, ground)
         models = evaluate_models(session, exact, heads, choices, ground.task, provenance, seed=config.seed)
+        keep_learned(run.best, Learned(frozen.source_hashes, frozenset(ground.task.target.hashes())))
         exchange.settle()
     result = {
         "schema": 1,

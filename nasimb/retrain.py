@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,19 +18,17 @@ from nasimb.cost.macs import macs_and_params
 from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.task import Task, load_task
-from nasimb.durable import replace_whole
+from nasimb.durable import making_folder, replace_whole
 from nasimb.errors import DataError, InputError, unknown_name
 from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Model, load, model_folder, save
 from nasimb.heads import HEADS, Head
 from nasimb.heads.compare import HeldOut, Named, by_folds
+from nasimb.learned import Learned, keep_learned, learned_by, seen
 from nasimb.losses import LOSSES, parse_loss
 from nasimb.metrics import measure
 from nasimb.phases.comparison import FOLDS, PENALTIES, PLAIN
 from nasimb.phases.crops import Crops, solver_notes
-from nasimb.phases.supernet import CALIBRATION_FILE
-from nasimb.rundir import RunDir
-from nasimb.supernet.checkpoint import read_tensors
 
 BATCH_SIZE = 512
 COMPARISON = "comparison.json"
@@ -70,7 +66,7 @@ def retrain_head(
         InputError: the model, the images or the loss are not fit for each other, or `out` exists.
         DataError: the backbone was trained on test images.
     """
-    _check_loss(loss)
+    _check_asked(loss, out)
     old = load(model_folder(source)).to(device)
     request = LoadRequest(
         size=old.description.size, channels=old.description.channels, device=device, skip_bad_images=skip_bad_images
@@ -79,9 +75,8 @@ def retrain_head(
         parse_dataset(data), "elsewhere", request=request, imbalance_factor=imbalance_factor, profile=profile, seed=seed
     )
     target, test = task.target, task.test
-    seen_notes = _check_unseen(source, test)
-    if out is not None and out.exists():
-        raise _taken(out)
+    learned = learned_by(source)
+    seen_notes = _check_unseen(learned, test)
     alone_ND = _features(old, target, device)
     views = Crops(crops, task.flip, seed).fitting(*alone_ND.shape)
     features_ND = views.features(
@@ -109,7 +104,8 @@ def retrain_head(
             f"The old head knows {len(known)} of the {len(target.classes)} classes.",
         ],
     }
-    saved = _kept(_new_model(old, heads["after"], target, results["after"], views.count), result, source, out)
+    model = _new_model(old, heads["after"], target, results["after"], views.count)
+    saved = _kept(model, Learned(learned.backbone, frozenset(target.hashes())), result, source, out)
     return {**result, "saved": str(saved)}
 
 
@@ -135,8 +131,10 @@ def verdict(result: dict[str, Any]) -> str:
     return f"Balanced accuracy, new head less old: {gained:+.1f} points [{low:+.1f}, {high:+.1f}]{clear}."
 
 
-def _check_loss(loss: str) -> None:
-    """Raise InputError where it names neither a loss nor a closed-form head."""
+def _check_asked(loss: str, out: Path | None) -> None:
+    """Raise InputError where `loss` names neither a loss nor a closed-form head, or `out` exists."""
+    if out is not None and out.exists():
+        raise _taken(out)
     if loss not in HEADS:
         if loss not in LOSSES and ":" not in loss:
             raise unknown_name("the loss", loss, [*LOSSES, *HEADS])
@@ -149,53 +147,22 @@ def _features(model: Model, images: ImageSet, device: torch.device) -> Tensor:
     return torch.cat(parts)
 
 
-def _check_unseen(source: Path, test: ImageSet) -> list[str]:
-    """Notes on whether the backbone has seen the test images, as they are at its size and channels.
+def _check_unseen(learned: Learned, test: ImageSet) -> list[str]:
+    """Notes on whether the old model has seen the test images, as they are at its size and channels.
 
     Raises:
-        DataError: it was trained on some. InputError: the record of what it was trained on is damaged.
+        DataError: its backbone was trained on some.
     """
-    seen = seen_by_backbone(source, test)
-    if seen is None:
+    if learned.backbone is None:
         return ["What the backbone was trained on is not at hand: test images were not compared with it."]
-    if seen:
+    if positions := seen(test, learned.backbone):
         raise DataError(
             "the backbone must not have been trained on images of the test split",
-            got=f"{len(seen)} of {len(test)}, for example {test.name(seen[0])}",
+            got=f"{len(positions)} of {len(test)}, for example {test.name(positions[0])}",
             do="Test on other images; where the run held out its own test images, give its data and its --seed.",
         )
-    return []
-
-
-def seen_by_backbone(source: Path, images: ImageSet) -> list[int] | None:
-    """Positions of the images, at the backbone's size and channels, that it was trained on; None if that is not known.
-
-    Args:
-        source: of the model: a run folder or a model folder.
-
-    Raises:
-        InputError: the record of what it was trained on is damaged.
-    """
-    file = _source_record(source)
-    if file is None:
-        return None
-    try:
-        source_hashes = frozenset(json.loads(read_tensors(file)[1]["source_hashes"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file} must be whole", got=repr(error), do="Copy the run again.") from None
-    return [position for position, digest in enumerate(images.hashes()) if digest in source_hashes]
-
-
-def _source_record(source: Path) -> Path | None:
-    """Where the run that a model belongs to keeps the hashes of what its super-network was trained on."""
-    folder = source.resolve()
-    while folder.name == "best" or folder.parent.name == "heads":
-        folder = folder.parent if folder.name == "best" else folder.parent.parent
-    kept = [folder / "supernet"]
-    if (folder / "config.yaml").is_file():
-        ready = RunDir(folder).config().get("supernet")
-        kept += [] if ready is None else [Path(ready)]
-    return next((place / CALIBRATION_FILE for place in kept if (place / CALIBRATION_FILE).is_file()), None)
+    fitted = seen(test, learned.head or ())
+    return [f"The old head was fitted to {len(fitted)} of the test images: its figures flatter it."] if fitted else []
 
 
 def _tested(
@@ -277,29 +244,24 @@ def _new_model(old: Model, head: Head, target: ImageSet, after: Tested, crops: i
     return Model(old.backbone, head.to_module(), description)
 
 
-def _kept(model: Model, result: dict[str, Any], source: Path, out: Path | None) -> Path:
-    """The new folder with the model and what it was compared with; nothing is left where the disk fails."""
-    folder = _new_folder(source, out)
-    try:
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        replace_whole(folder / COMPARISON, text.encode())
-        save(model, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
-
-
-def _new_folder(source: Path, out: Path | None) -> Path:
-    """Makes it, so that of several that ask at a time each has its own."""
-    wanted = [out] if out is not None else (source / "heads" / f"{number:03d}" for number in count(1))
-    for folder in wanted:
+def _kept(model: Model, learned: Learned, result: dict[str, Any], source: Path, out: Path | None) -> Path:
+    """The new folder with the model and what it was compared with: whole, or not there."""
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    while True:
+        folder = out or next(one for number in count(1) if not (one := source / "heads" / f"{number:03d}").exists())
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            folder.mkdir()
+        try:
+            with making_folder(folder) as part:
+                replace_whole(part / COMPARISON, text.encode())
+                keep_learned(part, learned)
+                save(model, part)
             return folder
-    assert out is not None
-    raise _taken(out)
+        except (InputError, OSError):
+            if not folder.exists():
+                raise
+            if out is not None:
+                raise _taken(out) from None
+            # Another process took the number meanwhile.
 
 
 def _taken(out: Path) -> InputError:

@@ -17,7 +17,7 @@ RUN/answers/          what workers found while the storage was away
 RUN/headcosts.json    what heads and the test cost on this device, measured once
 RUN/refit/            last fits and latencies, done and under way; removed at the end
 RUN/supernet/         the trained super-network and the state its training resumes from
-RUN/best/             the winner (nasimb.load)
+RUN/best/             the winner (nasimb.load), and which images it has learned from (nasimb.learned)
 RUN/retrained/        what nasimb retrain made of it, a folder each
 RUN/predictions.csv   every test image: its label, what each model said, how sure the winner was
 RUN/classes.json      images by class, and small pictures of the winner's worst mistakes (nasimb.phases.examples)
@@ -111,6 +111,11 @@ class RunDir:
     def best(self) -> Path:
         """Folder of the winner."""
         return self.path / "best"
+
+    @property
+    def retrained(self) -> Path:
+        """Where what was retrained of it is, a folder each."""
+        return self.path / "retrained"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

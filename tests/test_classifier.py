@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tiny_run import ASSIGNED, SPACE
 
@@ -162,6 +164,31 @@ def test_a_run_folder_is_kept_and_gone_on_with(
     assert nasimb.load(tmp_path / "kept" / "run" / "best").classes == ("0", "1", "2")
     monkeypatch.setattr("nasimb.pipeline._find", lambda *_: pytest.fail("a finished run is read"))
     assert clone(kept).fit(X, y).result_ == kept.result_
+
+
+def test_a_run_folder_is_of_one_data_set(tiny: NasimbClassifier, tmp_path: Path) -> None:
+    X, y = digits()
+    data = tmp_path / "kept" / "data.npz"
+    fitted = tiny.set_params(run=tmp_path / "kept").fit(X, y)
+    before, written = data.read_bytes(), data.stat().st_mtime_ns
+    other_images = X.copy()
+    other_images[0, 0] ^= 1
+    for images, labels in ((X, y[::-1]), (other_images, y), (X[:80], y[:80]), (X, np.array(["a", "b", "c"])[y])):
+        with pytest.raises(InputError, match="a run folder of its own"):
+            clone(fitted).fit(images, labels)
+        assert data.read_bytes() == before
+    assert clone(fitted).fit(X, y).result_ == fitted.result_
+    assert data.stat().st_mtime_ns == written, "the same data are not written again"
+    data.write_bytes(before[:100])
+    with pytest.raises(InputError, match="a run folder of its own"):
+        clone(fitted).fit(X, y)
+
+
+def test_folds_do_not_share_a_run(tiny: NasimbClassifier, tmp_path: Path) -> None:
+    X, y = digits()
+    with pytest.warns(FitFailedWarning, match="1 fits failed"):
+        scores = cross_val_score(tiny.set_params(run=tmp_path / "kept"), X, y, cv=2)
+    assert np.isnan(scores).tolist() == [False, True], "the second is not tested on what the first was fitted to"
 
 
 @pytest.mark.parametrize(

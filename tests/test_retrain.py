@@ -19,6 +19,7 @@ from nasimb.data import parse_dataset
 from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.errors import DataError, InputError
 from nasimb.export import Model, load
+from nasimb.learned import Learned, keep_learned, learned_by
 from nasimb.retrain import COMPARISON, head_table, retrain_head, verdict
 from nasimb.rundir import RunDir
 
@@ -127,23 +128,49 @@ def test_a_retrained_model_knows_what_its_backbone_saw(run: Path) -> None:
 
 
 def test_a_ready_supernetwork_is_asked_where_it_is(run: Path) -> None:
+    (run / "best" / "learned.json").unlink()
     shutil.move(run / "supernet", run.parent / "ready")
     RunDir(run).write_config({**RunDir(run).config(), "supernet": str(run.parent / "ready")})
     with pytest.raises(DataError, match="must not have been trained on"):
         retrain_head(run, SEEN, "ridge", device=CPU)
 
 
-def test_a_model_alone_cannot_tell_and_says_so(run: Path, tmp_path: Path) -> None:
+def test_a_model_alone_knows_what_it_learned_from(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "best", tmp_path / "alone")
+    with pytest.raises(DataError, match="must not have been trained on"):
+        retrain_head(tmp_path / "alone", SEEN, "ridge", device=CPU)
+
+
+def test_a_model_without_its_record_cannot_tell_and_says_so(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "best", tmp_path / "alone")
+    (tmp_path / "alone" / "learned.json").unlink()
     notes = retrain_head(tmp_path / "alone", SEEN, "ridge", device=CPU)["notes"]
     assert any("not at hand" in note for note in notes)
 
 
 def test_a_damaged_record_of_the_source_is_named(run: Path) -> None:
+    (run / "best" / "learned.json").unlink()
     file = run / "supernet" / "calibration.safetensors"
     save_file({"images": torch.zeros(1)}, file, {"other": "1"})
     with pytest.raises(InputError, match=r"calibration\.safetensors must be whole"):
         retrain_head(run, "digits:5,6", "ridge", device=CPU)
+
+
+def test_an_old_head_that_knows_test_images_is_told_of(run: Path) -> None:
+    """Its head was fitted to images 22 and on of each digit, in a long tail: the backbone saw others."""
+    first = retrain_head(run, {**DATA, "digits": (3, 4), "test_per_class": 5}, "ridge", device=CPU)
+    learned = learned_by(Path(first["saved"]))
+    keep_learned(Path(first["saved"]), Learned(frozenset(), learned.head))
+    again = retrain_head(Path(first["saved"]), {**DATA, "digits": (3, 4), "test_per_class": 60}, "ridge", device=CPU)
+    known = len(learned.head & images_of({**DATA, "digits": (3, 4), "test_per_class": 60}))
+    assert known > 0
+    assert f"The old head was fitted to {known} of the test images: its figures flatter it." in again["notes"]
+
+
+def images_of(data: dict[str, Any]) -> frozenset[str]:
+    test = parse_dataset(data).load(LoadRequest(size=8)).test
+    assert test is not None
+    return frozenset(test.hashes())
 
 
 def test_versions_are_never_overwritten(run: Path) -> None:
@@ -169,6 +196,42 @@ def test_two_at_a_time_do_not_share_a_folder(run: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(nasimb.retrain, "_tested", meanwhile)
     assert Path(retrain_head(run, "digits:5,6", "ridge", device=CPU)["saved"]).name == "002"
     assert [load(run / "heads" / name).classes for name in ("001", "002")] == [("7", "8"), ("5", "6")]
+
+
+@pytest.mark.parametrize("out", [None, "new"])
+def test_a_folder_taken_while_it_is_written_stays_the_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch, out: str | None
+) -> None:
+    original, taken = nasimb.retrain.save, run / "heads" / "001" if out is None else run.parent / out
+
+    def meanwhile(model: Model, folder: Path) -> None:
+        if not taken.exists():
+            taken.mkdir(parents=True)
+            (taken / "theirs").touch()
+        original(model, folder)
+
+    monkeypatch.setattr(nasimb.retrain, "save", meanwhile)
+    if out is None:
+        assert Path(retrain_head(run, "digits:5,6", "ridge", device=CPU)["saved"]).name == "002"
+    else:
+        with pytest.raises(InputError, match="which exists"):
+            retrain_head(run, "digits:5,6", "ridge", device=CPU, out=taken)
+    assert [file.name for file in taken.iterdir()] == ["theirs"]
+    assert not list(run.parent.rglob("*.part"))
+
+
+def test_a_kill_while_it_is_written_leaves_no_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is killed cannot clean up: what is there before the last step is not called like a model."""
+    seen_before: list[list[str]] = []
+    original = nasimb.retrain.save
+
+    def looking(model: Model, folder: Path) -> None:
+        seen_before.append([one.name for one in (run / "heads").iterdir() if not one.name.startswith(".")])
+        original(model, folder)
+
+    monkeypatch.setattr(nasimb.retrain, "save", looking)
+    retrain_head(run, "digits:5,6", "ridge", device=CPU)
+    assert seen_before == [[]]
 
 
 def test_a_disk_that_fails_leaves_no_half_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,8 @@ def evaluate(
 
     Shot groups are those of the images that the model was trained on. With --against, both models see the same
     images: the difference comes with paired bootstrap intervals and McNemar's exact test. Cost-weighted accuracy is 1
-    minus what the mistakes cost, as a share of what the dearest mistake with every image would.
+    minus what the mistakes cost, as a share of what the dearest mistake with every image would. Images that a model
+    has learned from are counted and told of.
     """
     with importing():
         from nasimb.deliver import evaluation, tables

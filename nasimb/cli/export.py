@@ -10,6 +10,7 @@ import typer
 
 from nasimb.cli.options import DATA_FORMS
 from nasimb.cli.starting import importing
+from nasimb.errors import InputError
 from nasimb.visible import visible
 
 
@@ -42,6 +43,9 @@ def export(
             help=f"Check with these images: {DATA_FORMS}. Default of --check: the training images of its run."
         ),
     ] = None,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Leave unreadable files of --data out.")
+    ] = False,
 ) -> None:
     """Write a model for use elsewhere: norms in the convolutions, a plain linear head, any batch size.
 
@@ -53,9 +57,11 @@ def export(
         from nasimb.deliver.shipping import export as write
         from nasimb.deliver.sources import found_model, images_to_check
 
+    if skip_bad_images and data is None:
+        raise InputError("--skip-bad-images is of --data", got="no --data", do="Name images, or leave it out.")
     check_target(form.value, out, with_preprocessing=with_preprocessing)
     found = found_model(source)
-    images = images_to_check(found, data) if check or data is not None else None
+    images = images_to_check(found, data, skip_bad_images=skip_bad_images) if check or data is not None else None
     done = write(found.model, form.value, out, with_preprocessing=with_preprocessing, images=images)
     for line in done.lines():
         print(visible(line))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nasimb.cli.options import DATA_FORMS
+from nasimb.visible import json_text, visible
 
 
 def head(
@@ -53,10 +53,10 @@ def head(
         device=choose_device(device), skip_bad_images=skip_bad_images, crops=head_crops,
     )  # fmt: skip
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(json_text(result, indent=2))
         return
     for note in result["notes"]:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))
     stdout().print(terminal_table(head_table(result), title=f"{data}, on {result['test_images']} test images"))
     print(verdict(result))
-    print(f"saved in {result['saved']}; {source} still means the old model")
+    print(visible(f"saved in {result['saved']}; {source} still means the old model"))

@@ -21,7 +21,7 @@ def predict(
         list[str],
         typer.Argument(
             help="Files, folders (every image below), patterns ('photos/**/*.jpg'), and lists: a .txt, .csv or .lst "
-            "with one path a line, or list:FILE."
+            "with one path a line, or list:FILE. A file that is named twice has one row."
         ),
     ],
     out: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +10,13 @@ import typer
 from nasimb.cli.launch import refuse_torchrun
 from nasimb.cli.starting import importing
 from nasimb.display import watching
+from nasimb.visible import json_text, visible
 
 
 def retrain(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="RUN[#TRIAL]", help="A finished run, or one of its trials.")],
-    budget: Annotated[str, typer.Option(help="What it may cost: 30min, 2gpu-h, 4cpu-h.")],
+    budget: Annotated[str, typer.Option(help="What it may cost: 30min, 2gpu-h, 4cpu-h; 30 steps at least.")],
     loss: Annotated[
         str,
         typer.Option(
@@ -62,10 +62,10 @@ def retrain(
             device=choose_device(device), begun=context.obj, watcher=watcher, stop=stop,
         )  # fmt: skip
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(json_text(result, indent=2))
         return
     table = pd.DataFrame([model_row("retrained", result["retrained"])])
     stdout().print(terminal_table(table, title="Retrained (test split)"))
     for note in result["notes"]:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))
     print(f"spent {result['spend']['spent_seconds']:.1f} s, {result['steps']:,} steps")

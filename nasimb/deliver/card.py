@@ -48,11 +48,19 @@ def _summary(description: Description) -> str:
     subnet = description.subnet
     cost = description.metrics.get("cost", {})
     size = f" of {cost['params']:,} parameters and {cost['macs']:,} multiply-accumulates an image" if cost else ""
+    head = (
+        "and all of it, a linear head included, trained on" if _fully(description) else "with a linear head fitted to"
+    )
     return (
-        f"A residual network{size}, with a linear head fitted to the training images below. It takes "
+        f"A residual network{size}, {head} the training images below. It takes "
         f"{'grey' if description.channels == 1 else 'colour'} images at {subnet.resolution} x {subnet.resolution} "
         "pixels and gives one logit a class. nasimb found it by searching within a budget."
     )
+
+
+def _fully(description: Description) -> bool:
+    """Whether all weights were trained on the training images, and the head was not fitted to others since."""
+    return "retrained" in description.provenance and "head_data" not in description.provenance
 
 
 def _data(description: Description) -> str:
@@ -91,7 +99,8 @@ def _quality(description: Description) -> list[str]:
         if (test or {}).get(name) is not None or (validation or {}).get(name) is not None
     ]
     table = str(pd.DataFrame(rows).map(markdown_text).to_markdown(index=False, disable_numparse=True))
-    said = "Test images were read once, at the end; the intervals are of 95 %, by bootstrap." if test else (
+    when = "once more, after the test of the search" if _fully(description) else "once, at the end"
+    said = f"Test images were read {when}; the intervals are of 95 %, by bootstrap." if test else (
         "It was not tested: the held-out figures chose it among others, so they are somewhat too good."
     )  # fmt: skip
     return [table, said]
@@ -135,10 +144,13 @@ def _named(names: Sequence[str]) -> str:
 
 def _provenance(description: Description) -> list[str]:
     found, head = description.provenance, description.head
-    lines = [
-        f"Subnet {description.subnet}; batch norm statistics: {description.calibration}; head {head['name']} "
-        f"(setting {head['setting']:g}).",
-    ]
+    setting = "" if head["setting"] is None else f" (setting {head['setting']:g})"
+    statistics = f"batch norm statistics: {description.calibration}"
+    lines = [f"Subnet {description.subnet}; {statistics}; head {head['name']}{setting}."]
+    if "retrained" in found:
+        first = "random ones" if found["from_scratch"] else "those of the super-network"
+        recipe = ", ".join(f"{key} {value}" for key, value in found["retrained"].items() if value is not None)
+        lines.append(f"All weights were trained after the search, beginning with {first}: {recipe}.")
     if found.get("command"):
         lines.append(f"Command: {' '.join(found['command'])}")
     for name, label in (("trial", "Trial"), ("seed", "Seed"), ("device", "Device"), ("commit", "Commit")):

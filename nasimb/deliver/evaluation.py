@@ -28,10 +28,10 @@ from nasimb.deliver.paired import Paired, compare
 from nasimb.errors import DataError, InputError, Interrupted
 from nasimb.evaluate import RESAMPLES, Tested, assess
 from nasimb.export import Model, load, model_folder
+from nasimb.learned import learned_by, seen
 from nasimb.metrics import Interval, expected_calibration_error, mean_cost
 from nasimb.onsite.images import Order, Site, load_site
 from nasimb.progress import Progress, Silent, Watcher
-from nasimb.retrain import seen_by_backbone
 from nasimb.session import Stop
 from nasimb.supernet.base import images_at_a_time
 
@@ -188,19 +188,19 @@ def evaluate(
         return _judged(place, probabilities_NK[:, order_K], labels_N, counts_K, cost_KK, seed)
 
     site = _labelled_site(model, data, device, skip_bad_images)
+    if cost_KK is not None:  # refused before every image is looked at
+        most_cost(cost_KK, *np.unique(site.labels_N[site.labelled_M].numpy(), return_counts=True))
     judged, judged_other, paired = judge(model, folder, site), None, None
     labels_N = site.labels_N[site.labelled_M].numpy()
+    other_notes: list[str] = []
     if other is not None and against is not None:
-        judged_other = judge(other, against, _same_images(site, model, other, data, device, skip_bad_images))
+        other_site = _same_images(site, model, other, data, device, skip_bad_images)
+        judged_other, other_notes = judge(other, against, other_site), _seen_notes(against, other, other_site)
         paired = compare(
             judged.tested.predicted_N, judged_other.tested.predicted_N, labels_N,
             np.array(model.description.class_counts_K), resamples=RESAMPLES, seed=seed,
         )  # fmt: skip
-    notes = (
-        *site.notes,
-        *_seen_notes(folder, model, site),
-        *(_seen_notes(against, other, site) if against and other else ()),
-    )
+    notes = (*site.notes, *_seen_notes(folder, model, site), *other_notes)
     return Evaluation(
         str(data), model.classes, model.description.class_counts_K, labels_N, judged, judged_other, paired, notes
     )
@@ -287,17 +287,27 @@ def _check_same_classes(model: Model, other: Model) -> None:
 
 
 def _seen_notes(folder: Path, model: Model, site: Site) -> list[str]:
-    """Sentences on images that are not new to the model."""
-    images, notes = site.images, []
-    data = model.description.provenance.get("data", {})
-    fingerprint = images.fingerprint()
+    """Sentences on images that are not new to the model; `site` is as it takes them."""
+    images, notes, provenance = site.images.subset(site.labelled_M), [], model.description.provenance
+    data, fingerprint = provenance.get("data", {}), site.images.fingerprint()
     if fingerprint == data.get("test"):
         notes.append(f"These are the test images of the run of {folder}.")
-    if fingerprint in (data.get("target"), model.description.provenance.get("head_data")):
+    learned = learned_by(folder)
+    parts = {"head": (learned.head, "fitted to"), "backbone": (learned.backbone, "trained on")}
+    for part, (hashes, done) in parts.items():
+        if hashes is not None and (count := len(seen(images, hashes))):
+            notes.append(
+                f"The {part} of {folder} was {done} {count:,} of these {len(images):,} images: figures flatter it."
+            )
+    unknown = [part for part, (hashes, _) in parts.items() if hashes is None]
+    if learned.head is None and fingerprint == provenance.get("head_data", data.get("target")):
         notes.append(f"The head of {folder} was fitted to these images: figures flatter it.")
-    same_size = (images.size, images.channels) == (model.description.size, model.description.channels)
-    if same_size and (seen := seen_by_backbone(folder, images)):
-        notes.append(f"The backbone of {folder} was trained on {len(seen):,} of these images: figures flatter it.")
+        unknown.remove("head")
+    if unknown:
+        notes.append(
+            f"Which images the {' and the '.join(unknown)} of {folder} learned from is not known: whether these are "
+            "among them cannot be told."
+        )
     return notes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class Listing:
     """Files in the order in which they were named, each once.
 
     Attributes:
-        notes: sentences on what was left out.
+        notes: sentences on what was left out, and on what was named twice.
     """
 
     paths: tuple[Path, ...]
@@ -41,7 +42,7 @@ def listed(words: Sequence[str]) -> Listing:
     Raises:
         DataError: a word names nothing.
     """
-    found: dict[Path, None] = {}
+    times: Counter[Path] = Counter()
     notes: list[str] = []
     for word in words:
         path = Path(word)
@@ -54,8 +55,11 @@ def listed(words: Sequence[str]) -> Listing:
             named = [path]
         else:
             named = _of_pattern(word)
-        found.update(dict.fromkeys(named))
-    return Listing(tuple(found), tuple(notes))
+        times.update(named)
+    if again := [str(path) for path, count in times.items() if count > 1]:
+        notes.append(f"{'1 file is' if len(again) == 1 else f'{len(again):,} files are'} named more than once and "
+                     f"{'counts' if len(again) == 1 else 'count'} once: {first_of(again)}.")  # fmt: skip
+    return Listing(tuple(times), tuple(notes))
 
 
 def _of_folder(folder: Path) -> tuple[list[Path], list[str]]:
@@ -84,20 +88,25 @@ def _of_list(file: Path) -> list[Path]:
     if not file.is_file():
         raise DataError("the list of images must exist", got=file, do="Check the path.")
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError("a list of images must be UTF-8 text", got=file, do="Save it as UTF-8.") from None
-    lines = text.splitlines()
-    header = [column.strip().lower() for column in lines[0].split(",")] if lines else []
-    if "path" in header:
-        rows = list(csv.reader(io.StringIO(text)))[1:]
-        at = header.index("path")
-        names = [row[at].strip() for row in rows if len(row) > at]
-    else:
-        names = [line.strip() for line in lines]
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if text else []
+    names = _of_table(text) or [line.strip() for line in lines]
     paths = [file.parent / name for name in names if name]
     if not any(path.exists() for path in paths):
         got = f"{file}, whose first line is {lines[0]!r}" if lines else f"{file}, which is empty"
         do = "Write one path a line, or a CSV file with the header path, seen from the folder of the list."
         raise DataError("a list must name images that exist", got=got, do=do)
     return paths
+
+
+def _of_table(text: str) -> list[str]:
+    """The cells below `path`; none where the text is no table with such a column."""
+    table = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = [column.strip().lower() for column in next(table, [])]
+        at = header.index("path")
+        return [row[at].strip() for row in table if len(row) > at]
+    except (ValueError, csv.Error):
+        return []

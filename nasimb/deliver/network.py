@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasimb.errors import InputError
 from nasimb.export import Model
 from nasimb.supernet.base import pooled, prepare_images
 from nasimb.supernet.fold import FoldedBlock, folded
 from nasimb.supernet.plain_resnet import PlainBlock, PlainResNet
+
+DRAFT = 4
+"""JPEG files are decoded with less detail where that leaves so many times the stored side (`nasimb.data.decode`)."""
 
 
 @final
@@ -140,7 +142,9 @@ class Shipped:
             },
             "steps": [
                 {"step": "decode", "orientation": "upright by EXIF", "transparent": "over white",
-                 "sixteen_bit_grey": "(value * 255 + 32767) // 65535"},
+                 "sixteen_bit_grey": "(value * 255 + 32767) // 65535",
+                 "jpeg": {"as": "Pillow's Image.draft", "size": [DRAFT * d.size] * 2,
+                          "scale": "decoded at 1/8, 1/4, 1/2 or 1: the smallest with both sides at least this size"}},
                 {"step": "convert", "mode": "L" if d.channels == 1 else "RGB", "grey": "ITU-R 601 luma"},
                 {"step": "resize", "size": [d.size, d.size], "filter": "bilinear", "antialias": True, "as": "Pillow",
                  "dtype": "uint8", "inside_model": False},
@@ -154,17 +158,11 @@ class Shipped:
 
 
 def ship(model: Model, *, with_preprocessing: bool) -> Shipped:
-    """The network to export.
-
-    Raises:
-        InputError: the backbone is of a kind that this cannot fold.
-    """
-    if not isinstance(model.backbone, PlainResNet):
-        do = "Export it as safetensors."
-        raise InputError("only residual networks can be folded", got=type(model.backbone).__name__, do=do)
+    """The network to export."""
     mean_C, std_C, resolution = pixel_statistics(model)
     inside = Preprocessing(model.description.size, resolution, mean_C, std_C) if with_preprocessing else None
-    network = copy.deepcopy(ShippedNet(model.backbone, model.head, inside)).eval().requires_grad_(False)
+    alike = ShippedNet(cast(PlainResNet, model.backbone), model.head, inside)
+    network = copy.deepcopy(alike).eval().requires_grad_(False)
     # Files hold no layout of this processor.
     network.load_state_dict({name: one.clone(memory_format=torch.contiguous_format) for name, one in
                              network.state_dict().items()}, assign=True)  # fmt: skip

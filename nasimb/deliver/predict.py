@@ -5,7 +5,6 @@ Shapes: B images of a batch, K classes, T most probable classes.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from nasimb.data.transfer import send
 from nasimb.deliver.decoding import Decoded, decoded
-from nasimb.deliver.writing import Lines
+from nasimb.deliver.writing import Lines, rows_into
 from nasimb.errors import InputError, Interrupted
 from nasimb.export import Model
 from nasimb.progress import Progress, Silent, Watcher
@@ -102,7 +101,7 @@ def write_predictions(
     batch_size = batch_size or images_at_a_time(model.description.space, device)
     watcher, begun, done = watcher or Silent(), time.monotonic(), 0
     unreadable: list[tuple[Path, str]] = []
-    rows = csv.writer(file, lineterminator="\n")
+    rows = rows_into(file)
     rows.writerow(columns(model, top, probabilities))
     for batch in decoded(paths, size=size, channels=channels, batch_size=batch_size):
         if number := stop():

@@ -8,9 +8,13 @@ RUN/retrained/NAME/    a folder as that of a run: config.yaml, ledger.jsonl, bes
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,32 +29,37 @@ from nasimb.cost.latency import latency
 from nasimb.cost.macs import macs_and_params
 from nasimb.deliver.sources import run_and_trial
 from nasimb.deliver.trial import scored_trial
-from nasimb.errors import InputError
+from nasimb.errors import BudgetError, InputError
 from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
+from nasimb.extension import first_budget
 from nasimb.heads import Head
+from nasimb.learned import Learned, keep_learned
 from nasimb.ledger import Ledger
 from nasimb.losses import LossSpec, parse_loss
-from nasimb.phases.prepare import choose_device
-from nasimb.phases.supernet import is_finished, train_until
+from nasimb.phases.prepare import REFUSAL, choose_device, rounded_up
+from nasimb.phases.supernet import SMALLEST_STEPS, is_finished, train_until
 from nasimb.pipeline import held_by
 from nasimb.progress import Silent, Watcher
 from nasimb.rundir import RunDir, environment
 from nasimb.search.trial import Candidate
 from nasimb.session import Session, Stop
 from nasimb.space import Subnet
-from nasimb.spec import parse
+from nasimb.spec import Spec, parse
 from nasimb.supernet import build_supernet
 from nasimb.supernet.pixels import pixel_mean_and_std
 from nasimb.supernet.sampling import generator_for
 from nasimb.supernet.subnet_training import SubnetRecipe, SubnetTraining
 from nasimb.supernet.train import STATE_FILE
 
-PHASE, FOLDER, ROW = "retrain", "retrained", "retrained"
+PHASE, ROW = "retrain", "retrained"
 TRAINING_SHARE = 0.9
 """Most of what preparing has left; the rest calibrates and tests (heuristic)."""
 MARGIN = 1.5
 """Of the time that is kept for them (heuristic)."""
+BUDGET_MARGIN = 1.25
+"""Of the smallest budget that is named: preparing does not always take the same time (heuristic)."""
+STEPS_TIMED = 3
 FIXED_SECONDS = 0.7
 """A latency and the bootstrap intervals of two models, whatever their size (heuristic)."""
 
@@ -78,8 +87,10 @@ class Plan:
 
     def to_dict(self, budget: str) -> dict[str, Any]:
         """What the same command must bring again to go on."""
+        images = (self.run.read_json("splits.json") or {}).get("fingerprints", {})
+        begun = {"seed": self.config.seed, "budget": first_budget(self.run) or self.config.budget}
         return {
-            "run": str(self.run.path.resolve()),
+            "run": {**images, **begun},  # not its path: runs are moved and copied
             "trial": self.trial,
             "subnet": self.candidate.subnet.to_dict(),
             "loss": self.loss.model_dump(mode="json"),
@@ -90,10 +101,17 @@ class Plan:
         }
 
     def name(self, budget: str) -> str:
-        """Of the folder where none is given."""
+        """Of the folder where none is given; options that are not the defaults stand in it as a digest."""
         trial = "winner" if self.trial is None else f"trial{self.trial}"
         scratch = ["scratch"] if self.from_scratch else []
-        return "-".join([trial, self.loss.name, *scratch, budget.replace(",", "-"), f"seed{self.seed}"])
+        chosen = [one.model_dump(mode="json", exclude_defaults=True, exclude={"name"}) for one in self._options]
+        text = json.dumps(chosen, sort_keys=True)
+        digest = [hashlib.sha256(text.encode()).hexdigest()[:8]] if any(chosen) else []
+        return "-".join([trial, self.loss.name, *scratch, *digest, budget.replace(",", "-"), f"seed{self.seed}"])
+
+    @property
+    def _options(self) -> tuple[Spec, Spec]:
+        return self.loss, self.recipe
 
 
 def retrain(
@@ -121,14 +139,15 @@ def retrain(
         loss: any of `nasimb.losses`, by name or as a mapping with options; `deferred` reweights late.
         from_scratch: begin with random weights instead of the super-network's and the winner's head.
         recipe: options of `SubnetRecipe`.
-        out: folder; None is RUN/retrained/ and a name from trial, loss, budget and seed.
+        out: folder; None is RUN/retrained/ and a name from all these options.
         clock, begun, watcher, stop: as `nasimb.pipeline.run_search` takes them.
 
     Returns:
         {"schema", "retrained": as an entry of the baselines in result.json of a run, "spend", "notes", "provenance"}.
 
     Raises:
-        InputError: the run is not finished, or something asked for cannot be. Interrupted: `stop` gave a signal;
+        InputError: the run is not finished, or something asked for cannot be; BudgetError: there is no time for
+            30 steps and the test, which is found out before the first of them. Interrupted: `stop` gave a signal;
             everything is saved.
 
     Example:
@@ -145,9 +164,11 @@ def retrain(
     device, watcher = device or choose_device("auto"), watcher or Silent()
     if limit.limit_seconds(held_by(device)) is None or limit.trials is not None:
         raise InputError("a training's budget must limit time alone", got=limit.text, do="Give hours or minutes.")
-    folder = RunDir(out or plan.run.path / FOLDER / plan.name(limit.text))
-    with folder.claimed():
-        folder.open_with(plan.to_dict(limit.text), environment(str(device), sys.argv), watcher.say)
+    folder = RunDir(out or plan.run.retrained / plan.name(limit.text))
+    with ExitStack() as held:
+        with _named_by_out():
+            held.enter_context(folder.claimed())
+            folder.open_with(plan.to_dict(limit.text), environment(str(device), sys.argv), watcher.say)
         found = folder.read_json("result.json")
         if found is not None:
             watcher.say(f"{folder.path} is finished; this is what it found.")
@@ -176,16 +197,27 @@ def _plan(source: str, loss: str | Mapping[str, Any], from_scratch: bool, recipe
     return Plan(run, config, result, candidate, number, parse_loss(loss), options, from_scratch, seed)
 
 
+@contextmanager
+def _named_by_out() -> Iterator[None]:
+    """A sentence on the folder names the option of this command for it."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(error.must_hold, got=error.got, do=error.do.replace("--run", "--out")) from None
+
+
 def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device) -> dict[str, Any]:
     """The story: every step spends from the ledger."""
     ledger, folder = session.ledger, session.run.path
-    with ledger.phase("prepare"):
+    with _refusing(session), ledger.phase("prepare"):
         ground = assemble.load_ground(plan.config, device)
         assemble.check_unchanged(plan.run, ground)
-        training = _training(plan, ground)
+        training, learned = _training(plan, ground)
         if (folder / STATE_FILE).exists():
             training.resume(folder)
         kept_seconds = _seconds_to_test(session, plan, ground, training)
+        if not training.steps_done:
+            _check_affordable(session, budget, training, kept_seconds)
         session.tick("prepare", 1.0, f"{len(ground.task.target)} images")
     # Of what is left, so that a training that was stopped, and prepared twice, still ends in time.
     left = ledger.remaining() + ledger.spent(PHASE)
@@ -196,8 +228,9 @@ def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device)
         )
         training.save(folder)
     with ledger.phase("evaluate"):
-        model, cost = _model(plan, ground, training)
+        model, cost = _model(plan, ground, training, session.run.read_json("environment.json") or {})
         save(model, session.run.best)
+        keep_learned(session.run.best, learned)
         entry = _tested(plan, ground, load(session.run.best).to(device), cost)
         model.description.metrics.update(test=entry["test"], cost=cost)
         save(model, session.run.best)
@@ -213,10 +246,45 @@ def _retrain(session: Session, plan: Plan, budget: Budget, device: torch.device)
         },
         "steps": training.steps_done,
         "notes": ["The test split was read once more, after the run's own test: do not choose by it."],
-        "provenance": {**model.description.provenance, "device": str(device)},
+        "provenance": model.description.provenance,
     })  # fmt: skip
     (folder / STATE_FILE).unlink(missing_ok=True)
     return found
+
+
+@contextmanager
+def _refusing(session: Session) -> Iterator[None]:
+    """What is refused before a step was done leaves no folder."""
+    try:
+        yield
+    except InputError:
+        if not (session.run.path / STATE_FILE).exists():
+            session.run.discard()
+        raise
+
+
+def _check_affordable(session: Session, budget: Budget, training: SubnetTraining, kept_seconds: float) -> None:
+    """Refuse what leaves no time for a training that is worth the name; a few steps are timed, and undone.
+
+    Raises:
+        BudgetError: names the smallest budget that works.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        training.save(Path(scratch))
+        training.step(0.0)  # the first warms up
+        before = session.clock()
+        for _ in range(STEPS_TIMED):
+            float(training.step(0.0))  # which waits for a GPU
+        training_seconds = SMALLEST_STEPS * (session.clock() - before) / STEPS_TIMED
+        training.resume(Path(scratch))
+    needed = max(training_seconds / TRAINING_SHARE, training_seconds + kept_seconds)
+    if session.ledger.remaining() < needed:
+        smallest = BUDGET_MARGIN * (session.ledger.spent() + needed)
+        raise BudgetError(
+            f"{REFUSAL} {SMALLEST_STEPS} steps of training and a test",
+            got=f"{budget.text}, that is {session.ledger.limit_seconds:.0f} s here",
+            do=f"Give at least {rounded_up(smallest)} on this machine.",
+        )
 
 
 def _seconds_to_test(session: Session, plan: Plan, ground: assemble.Ground, training: SubnetTraining) -> float:
@@ -231,9 +299,11 @@ def _share(spent: float, seconds: float) -> float:
     return spent / seconds if seconds > 0 else 1.0
 
 
-def _training(plan: Plan, ground: assemble.Ground) -> SubnetTraining:
+def _training(plan: Plan, ground: assemble.Ground) -> tuple[SubnetTraining, Learned]:
+    """The network before its first step, and the images that it will have learned from."""
     task, subnet = ground.task, plan.candidate.subnet
-    first = None
+    first, target = None, frozenset(task.target.hashes())
+    learned = Learned(target, target)
     if plan.from_scratch:
         mean_C, std_C = pixel_mean_and_std(task.target)
         supernet = build_supernet(
@@ -242,10 +312,11 @@ def _training(plan: Plan, ground: assemble.Ground) -> SubnetTraining:
     else:
         frozen = ground.ready or assemble.load_trained(plan.run, ground.device)
         supernet, first = frozen.supernet, None if plan.trial is not None else _first(plan)
+        learned = Learned(target | frozen.source_hashes, target)
     return SubnetTraining(
         supernet, subnet, task.target, plan.loss, plan.recipe, seed=plan.seed, device=ground.device, flip=task.flip,
         fresh=plan.from_scratch, first=first,
-    )  # fmt: skip
+    ), learned  # fmt: skip
 
 
 def _first(plan: Plan) -> tuple[Tensor, Tensor] | None:
@@ -254,7 +325,9 @@ def _first(plan: Plan) -> tuple[Tensor, Tensor] | None:
     return (head.weight, head.bias) if isinstance(head, nn.Linear) and not plan.loss.cosine else None
 
 
-def _model(plan: Plan, ground: assemble.Ground, training: SubnetTraining) -> tuple[Model, dict[str, Any]]:
+def _model(
+    plan: Plan, ground: assemble.Ground, training: SubnetTraining, environment: Mapping[str, Any]
+) -> tuple[Model, dict[str, Any]]:
     target, subnet = ground.task.target, plan.candidate.subnet
     backbone, weight_KD, bias_K = training.network(plan.config.calibration_images)
     scale, zeros_D = plan.loss.cosine_scale, torch.zeros_like(weight_KD[0])
@@ -266,8 +339,9 @@ def _model(plan: Plan, ground: assemble.Ground, training: SubnetTraining) -> tup
         size=ground.space.max_resolution, space=ground.space, subnet=subnet, calibration="target-natural",
         head={"name": plan.loss.name, "setting": None, "crops": 1, "solver": "sgd"},
         provenance={
-            "seed": plan.seed, "data": assemble.identity(ground), "retrained": plan.to_dict("")["recipe"],
-            "from_scratch": plan.from_scratch, "trial": plan.trial, "commit": environment("", [])["commit"],
+            "seed": plan.seed, "data": assemble.identity(ground), "retrained": plan.recipe.model_dump(mode="json"),
+            "from_scratch": plan.from_scratch, "trial": plan.trial, "device": str(ground.device),
+            **{name: environment.get(name) for name in ("command", "commit", "versions")},
         },
     )  # fmt: skip
     model = Model(backbone, head.to_module(), description).to(ground.device)

@@ -68,14 +68,17 @@ def run_and_trial(source: str) -> tuple[Path, int | None]:
     return Path(run), int(number)
 
 
-def images_to_check(found: Found, data: str | None) -> ImageSet:
+def images_to_check(found: Found, data: str | None, *, skip_bad_images: bool = False) -> ImageSet:
     """Images as the model takes them: those of `data`, or the training images of its own run.
+
+    Args:
+        skip_bad_images: of `data`.
 
     Raises:
         InputError: they cannot be read, or the model lies in no run.
     """
     if data is not None:
-        return load_site(data, found.model, order=Order.given, device=CPU).images
+        return load_site(data, found.model, order=Order.given, device=CPU, skip_bad_images=skip_bad_images).images
     try:
         return images_of_run(found.folder, TARGET, CPU)
     except InputError as error:

@@ -22,6 +22,7 @@ from nasimb.budget import Clock
 from nasimb.errors import InputError, Interrupted
 from nasimb.evaluate import Tested, assess
 from nasimb.export import Model, save
+from nasimb.learned import keep_learned, learned_by
 from nasimb.metrics import Difference, paired_difference
 from nasimb.nn.mixing import Sampled, pooled_samples
 from nasimb.onsite.images import Site
@@ -198,7 +199,9 @@ def save_adapted(found: DryRun, folder: Path) -> None:
         metrics=metrics,
         provenance={**before.provenance, "adapted": about},
     )
+    learned = learned_by(watched.folder)
     save(Model(adapted.backbone, adapted.head, description), folder)
+    keep_learned(folder, learned)
 
 
 def check_can_be_saved(strategy: str, folder: Path) -> None:

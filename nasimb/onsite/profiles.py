@@ -114,22 +114,25 @@ def _training_images(folder: Path, model: Model, wanted: str, device: torch.devi
 
 
 def images_of_run(folder: Path, which: str, device: torch.device) -> ImageSet:
-    """The training images of the run that a model is the winner of, loaded as the run did.
+    """The training images of the run that a model is the winner of, or was retrained in, loaded as the run did.
 
     Args:
-        folder: RUN/best.
+        folder: RUN/best or RUN/retrained/NAME/best.
         which: "target" or "source".
 
     Raises:
         InputError: it lies in no run, or the data are not what they were.
     """
-    place = folder.resolve()
-    if place.name != "best" or not (place.parent / "config.yaml").is_file():
+    place = folder.resolve().parent
+    retrained_in = RunDir(place.parent.parent)
+    run = retrained_in if place.parent == retrained_in.retrained else RunDir(place)
+    if (place / "splits.json").is_file():
+        run = RunDir(place)  # whatever the folder is called that runs lie in
+    if folder.resolve().name != "best" or not (run.path / "splits.json").is_file():
         do = "Name training images with --profile-data."
         raise InputError(
             "a model must lie in its run (RUN/best) for its training images to be found", got=folder, do=do
         )
-    run = RunDir(place.parent)
     ground = load_ground(parse(RunConfig, run.config(), what=f"the configuration of {run.path}"), device)
     check_unchanged(run, ground)
     return ground.task.target if which == TARGET else ground.task.source

@@ -26,6 +26,7 @@ from tiny_run import tiny_config
 import nasimb
 from nasimb.adapt import BatchNormAdapter, Entry
 from nasimb.export import Model, load, save
+from nasimb.learned import learned_by
 from nasimb.pipeline import run_search
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_a_shifted_site_is_adapted_to_and_the_model_saved(command: Command, run:
     for outside in ("http://", "https://", "src=", "<script", "@import"):
         assert outside not in page.replace("http://www.w3.org/2000/svg", ""), outside
 
+    assert learned_by(Path("adapted")) == learned_by(run), "no label of the site was learned"
     again = command("adapt", "run", "--data", "folder:foggy", "--save", "adapted")
     assert again.code == 2
     assert "which exists" in again.error

@@ -7,17 +7,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from answers import Command
+from answers import Answer, Command
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_recall_fscore_support
 from tiny_run import DATA
 
-from nasimb.deliver.evaluation import evaluate
+from nasimb.data.store import content_hash
+from nasimb.deliver.evaluation import _seen_notes, evaluate
 from nasimb.export import Model, load, save
+from nasimb.learned import Learned, keep_learned
 from nasimb.metrics import expected_calibration_error
+from nasimb.onsite.images import Site
+from nasimb.onsite.profiles import images_of_run
 
 TEST = {**DATA, "digits": [0, 1, 2, 3, 4]}
 
@@ -97,6 +102,51 @@ def test_the_test_split_of_the_run_gives_what_the_run_told(run: Path) -> None:
         assert found.model.intervals[name] == pytest.approx(ends), name
 
 
+def notes(answer: Answer) -> list[str]:
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)["notes"]
+
+
+def test_images_that_a_model_learned_from_are_counted(command: Command, run: Path, write_digits: Any) -> None:
+    """Of a folder without a test split a part is held out, so that a head is fitted to the rest of it."""
+    write_digits(Path("new"), {str(digit): (digit, 10) for digit in range(4)}, skip=60)
+    assert command("head", "--from", "run", "--data", "folder:new", "--loss", "ridge", "--out", "x").code == 0
+    fitted = sum(load("x").description.class_counts_K)
+    assert 0 < fitted < 40
+    told = notes(command("evaluate", "x", "--data", "folder:new", "--json"))
+    assert f"The head of x was fitted to {fitted} of these 40 images: figures flatter it." in told
+    assert not any("not known" in note for note in told)
+    (Path("x") / "learned.json").unlink()
+    assert any("Which images the head and the backbone of x learned from is not known" in note
+               for note in notes(command("evaluate", "x", "--data", "folder:new", "--json")))  # fmt: skip
+
+
+def test_a_new_head_was_not_fitted_to_what_the_old_one_was(command: Command, run: Path) -> None:
+    """Without a record of images, by what the descriptions say."""
+    assert command("head", "--from", "run", "--data", "digits:5-9", "--loss", "ridge").code == 0
+    target = images_of_run(run / "best", "target", torch.device("cpu"))
+    told = {}
+    for folder in (run / "best", run / "heads" / "001"):
+        (folder / "learned.json").unlink()
+        told[folder.name] = _seen_notes(folder, load(folder), Site(target, target.labels_N, ()))
+    assert any("head of" in note and "was fitted to these images" in note for note in told["best"])
+    assert not any("was fitted to" in note for note in told["001"])
+
+
+def test_notes_on_both_models_are_each_at_its_own_size(command: Command, run: Path, photos: Path) -> None:
+    """The second model has another size, at which it knows the very same files."""
+    model = load(run / "best")
+    model.description = replace(model.description, size=16)
+    Path("other").mkdir()
+    save(model, Path("other"))
+    files = [file for file in sorted(photos.rglob("*.png")) if file.parent.name == "2"]
+    hashes = frozenset(content_hash(pixels.tobytes()) for pixels in model.pixels(files).numpy())
+    keep_learned(Path("other"), Learned(frozenset(), hashes))
+    told = notes(command("evaluate", "run", "--data", "photos", "--against", "other", "--json"))
+    assert "The head of other was fitted to 25 of these 90 images: figures flatter it." in told
+    assert not any("The head of run" in note for note in told)
+
+
 def test_costs_weigh_mistakes(command: Command, run: Path, photos: Path) -> None:
     other(run, blunted)
     Path("costs.csv").write_text("class,cost\n0,1\n1,2\n2,3\n3,4\n4,5\n")
@@ -107,6 +157,16 @@ def test_costs_weigh_mistakes(command: Command, run: Path, photos: Path) -> None
     assert told["mean_cost"] == pytest.approx(paid / 90)
     assert told["cost_weighted_accuracy"] == pytest.approx(1 - paid / most)
     assert told["ci95"]["cost_weighted_accuracy"] == pytest.approx([1 - paid / most] * 2), "it never varies"
+
+
+def test_costs_that_no_image_can_have_are_refused_before_any_is_looked_at(
+    command: Command, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("costs.csv").write_text("class,cost\n0,0\n1,0\n2,0\n3,0\n4,5\n")
+    monkeypatch.setattr(Model, "forward", lambda *_: pytest.fail("an image was looked at"))
+    found = command("evaluate", "run", "--data", "photos", "--class-costs", "costs.csv")
+    assert found.code == 2
+    assert "some mistake with these images must cost something" in found.error
 
 
 def test_two_models_are_compared_by_names_of_classes(command: Command, run: Path, photos: Path) -> None:
@@ -139,10 +199,15 @@ def test_the_better_one_is_named_and_tables_show_both(command: Command, run: Pat
     other(run, blunted)
     found = command("evaluate", "other", "--data", "photos", "--against", "run")
     assert found.code == 0, found.err
-    model = load(run / "best")
+    assert "The other is more accurate" in found.out
+    assert "The other has the higher balanced accuracy" in found.out
+    turned = command("evaluate", "run", "--data", "photos", "--against", "other")
+    assert "The model is more accurate" in turned.out
+    # Which one is better, by scikit-learn: one class of four is a quarter, and the run's model knows more.
     files = sorted(photos.glob("[0-3]/*.png"))
-    better = balanced_accuracy_score([file.parent.name for file in files], model.predict(files)) > 0.25
-    assert ("other is more accurate" in found.out) == better
+    labels = [file.parent.name for file in files]
+    assert balanced_accuracy_score(labels, load("other").predict(files)) == pytest.approx(0.25)
+    assert balanced_accuracy_score(labels, load(run / "best").predict(files)) > 0.45
     for shown in (
         "cost" not in found.out,
         "expected calibration error" in found.out,

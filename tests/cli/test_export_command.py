@@ -159,6 +159,18 @@ def test_images_can_be_named(command: Command, run: Path, photos: Path) -> None:
     assert "checked on 6 images" in found.out
 
 
+def test_unreadable_images_of_a_check_can_be_left_out(command: Command, run: Path, photos: Path) -> None:
+    (photos / "3" / "broken.png").write_bytes(b"no image")
+    words = ("export", "run", "--format", "safetensors", "--out", "shipped", "--data", "photos")
+    refused = command(*words)
+    assert (refused.code, "--skip-bad-images" in refused.error) == (2, True)
+    found = command(*words, "--skip-bad-images")
+    assert found.code == 0, found.err
+    assert "checked on 30 images" in found.out
+    alone = command("export", "run", "--format", "safetensors", "--out", "x", "--check", "--skip-bad-images")
+    assert (alone.code, "--skip-bad-images is of --data" in alone.error) == (2, True)
+
+
 def test_a_run_whose_name_holds_the_mark_is_a_run(command: Command, run: Path) -> None:
     run.rename("run#7")
     assert command("export", "run#7", "--format", "safetensors", "--out", "x").code == 0

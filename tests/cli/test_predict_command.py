@@ -77,7 +77,7 @@ def test_unreadable_files_are_named_and_left_out(command: Command, run: Path, ph
 
 def test_names_of_files_are_kept_to_the_byte(command: Command, run: Path, photos: Path) -> None:
     source = next(photos.rglob("*.png"))
-    strange = [b'comma, "quote".png', b"line\nbreak.png", b"caf\xe9.png", "Käse.png".encode()]
+    strange = [b'comma, "quote".png', b"line\nbreak.png", b"carriage\rreturn.png", b"caf\xe9.png", "Käse.png".encode()]
     folder = Path("strange")
     folder.mkdir()
     for name in strange:

@@ -25,9 +25,9 @@ def images_N3HW() -> Tensor:
 def make_model(images_N3HW: Tensor) -> Callable[..., Model]:
     """Builds a small colour model of three classes, calibrated, with norms that do something."""
 
-    def make(norm: str = "bn", *, resolution: int = 6, cosine: bool = False) -> Model:
+    def make(norm: str = "bn", *, resolution: int = 6, cosine: bool = False, depth: int = 2) -> Model:
         options = {} if norm == "bn" else {"mine_1": {"name": norm, "where": "all"}}
-        stage = {"depths": [2], "widths": [12], "norms": [*options] or ["bn"]}
+        stage = {"depths": [depth], "widths": [12], "norms": [*options] or ["bn"]}
         values = {"name": "s", "backbone": "resnet", "stem_width": 4, "resolutions": sorted({resolution, SIZE}),
                   "stages": [stage, {**stage, "stride": 2}], "taps": [2]}  # fmt: skip
         space = SearchSpace.model_validate({**values, "norm_options": options})

@@ -43,6 +43,22 @@ def test_the_card_of_a_model_that_was_not_tested(make_model: Callable[..., Model
     assert "so they are somewhat too good" in model_card(held_out, use=[])
 
 
+def test_the_card_of_a_model_that_was_trained_fully(make_model: Callable[..., Model]) -> None:
+    about = {"retrained": {"learning_rate": None, "momentum": 0.9, "sampling": "natural"}, "from_scratch": True}
+    head = {"name": "ldam", "setting": None, "crops": 1, "solver": "sgd"}
+    description = replace(make_model().description, head=head, provenance=about, metrics={"test": {"accuracy": 0.5}})
+    card = model_card(description, use=[])
+    for told in (
+        "all of it, a linear head included, trained on", "once more, after the test of the search", "head ldam.",
+        "beginning with random ones: momentum 0.9, sampling natural.",
+    ):  # fmt: skip
+        assert told in card, told
+    assert "learning" not in card
+    headed = model_card(replace(description, provenance={**about, "head_data": "abc"}), use=[])
+    assert "with a linear head fitted to" in headed
+    assert "once, at the end" in headed
+
+
 def test_names_cannot_begin_a_heading_or_a_line(make_model: Callable[..., Model]) -> None:
     names = ("x\n# heading", "[link](http://a)", "`code` **bold** <script>")
     description = replace(make_model().description, classes=names, class_counts_K=(3, 3, 3))

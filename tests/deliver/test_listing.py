@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasimb.deliver.listing import listed
+from nasimb.deliver.writing import rows_into, table_file
 from nasimb.errors import DataError
 
 
@@ -43,12 +44,36 @@ def test_a_file_that_exists_is_no_pattern(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a.png\n\nb/d.png\n", "label,path\n3,a.png\n,b/d.png\n", "\ufeffpath\r\na.png\r\nb/d.png\r\n"],
-    ids=["lines", "csv", "from a spreadsheet"],
+    [
+        "a.png\n\nb/d.png\n",
+        "label,path\n3,a.png\n,b/d.png\n",
+        "\ufeffpath\r\na.png\r\nb/d.png\r\n",
+        '"label","path"\n"3","a.png"\n"4","b/d.png"\n',
+        '"a\nlabel",Path\n"3\r","a.png"\n4,"b/d.png"',
+        "a.png\rb/d.png\r",
+    ],
+    ids=["lines", "csv", "from a spreadsheet", "all quoted", "rows over several lines", "carriage returns"],
 )
 def test_a_list_starts_from_its_own_folder(photos: Path, text: str) -> None:
     (photos / "some.txt").write_bytes(text.encode())
     assert names("photos/some.txt") == names("list:photos/some.txt") == ["photos/a.png", "photos/b/d.png"]
+
+
+@pytest.mark.parametrize("name", ["a\rb.png", "a\nb.png", "a\u2028b.png", 'a",b.png', "a\x0bb.png"])
+def test_a_table_of_predictions_is_a_list(photos: Path, name: str) -> None:
+    file = photos / name
+    file.touch()
+    with table_file(photos / "preds.csv") as out:
+        rows_into(out).writerows([["path", "class"], [name, "x"]])
+    assert listed([f"{photos}/preds.csv"]).paths == (file,)
+
+
+def test_what_is_named_twice_counts_once_and_is_told(photos: Path) -> None:
+    (photos / "some.txt").write_text("a.png\nb/d.png\na.png\n")
+    found = listed(["photos/some.txt"])
+    assert (len(found.paths), found.notes) == (2, ("1 file is named more than once and counts once: photos/a.png.",))
+    more = listed(["photos/some.txt", "photos/**/*.png"])
+    assert more.notes == ("2 files are named more than once and count once: photos/a.png and 1 more.",)
 
 
 def test_a_missing_file_of_a_list_is_left_to_whoever_reads_it(photos: Path) -> None:

@@ -14,7 +14,7 @@ from nasimb.assemble import load_ground
 from nasimb.config import RunConfig
 from nasimb.errors import InputError
 from nasimb.export import load, save
-from nasimb.onsite.profiles import ABOUT, PROFILE, known_training
+from nasimb.onsite.profiles import ABOUT, PROFILE, images_of_run, known_training
 from nasimb.rundir import RunDir
 from nasimb.spec import parse
 
@@ -106,3 +106,22 @@ def test_a_run_whose_data_changed_goes_on_without(run: Path) -> None:
     found = known_training(run / "best", load(run / "best"), None, device=CPU)
     assert found.profile is None
     assert "another target" in found.note
+
+
+def test_a_retrained_model_has_the_images_of_its_run(run: Path, tmp_path: Path) -> None:
+    """And a run has its own, whatever the folder is called that it lies in; a model elsewhere has none."""
+    target = images_of_run(run / "best", "target", CPU).fingerprint()
+    config = RunDir(run).config()
+    for place in (run / "retrained" / "one", tmp_path / "elsewhere"):
+        place.mkdir(parents=True)
+        shutil.copytree(run / "best", place / "best")
+        RunDir(place).write_config({"trial": None, "seed": 0})  # as `nasimb retrain` names its folder's options
+    assert images_of_run(run / "retrained" / "one" / "best", "target", CPU).fingerprint() == target
+    for stranger in (tmp_path / "elsewhere" / "best", run / "retrained" / "one"):
+        with pytest.raises(InputError, match="must lie in its run"):
+            images_of_run(stranger, "target", CPU)
+    moved = tmp_path / "retrained" / "run"
+    moved.parent.mkdir()
+    shutil.move(run, moved)
+    assert RunDir(moved).config() == config
+    assert images_of_run(moved / "best", "target", CPU).fingerprint() == target
