@@ -128,7 +128,7 @@ def verdict(result: dict[str, Any]) -> str:
     """One sentence on whether the new head is better than the old one."""
     gained, low, high = (100 * value for value in result["gains"]["before"]["balanced_accuracy"])
     clear = "" if low > 0 or high < 0 else ", which may be chance"
-    return f"Balanced accuracy, new head less old: {gained:+.1f} points [{low:+.1f}, {high:+.1f}]{clear}."
+    return f"Balanced accuracy, new head less old: {gained:+z.1f} points [{low:+z.1f}, {high:+z.1f}]{clear}."
 
 
 def _check_asked(loss: str, out: Path | None) -> None:

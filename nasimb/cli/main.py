@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -77,6 +78,9 @@ def main() -> None:
     # Before torch is imported. OpenMP's threads spin for milliseconds where they wait: on a busy machine that is thirty
     # times slower than to sleep, on a quiet one to sleep at once is twice as slow. This lies between (measured).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     try:
         # The object of every command is when it began: budgets pay from there on, imports of torch included.
         code = app(prog_name="nasimb", standalone_mode=False, obj=time.monotonic())

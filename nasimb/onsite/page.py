@@ -1,7 +1,7 @@
 """A dry run as one HTML file that loads nothing from elsewhere, and a stream as one picture.
 
-Everything that comes from users (class names, paths, layer names) is text to the templates, never markup, and has no
-control characters: XML allows none.
+Templates are those of `nasimb.report.markup`, to which no text from users is markup; it has no control characters, for
+XML allows none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nasimb.durable import check_writable, replace_whole
@@ -20,7 +19,7 @@ from nasimb.errors import InputError
 from nasimb.onsite.charts import Picture, picture_of
 from nasimb.onsite.dryrun import DryRun
 from nasimb.onsite.tables import summary, tables
-from nasimb.visible import visible
+from nasimb.report.markup import environment
 
 FIGURE = re.compile(r"(< |\+|-)?[\d.]*%?( \[.*\])?")
 
@@ -60,7 +59,7 @@ def write_picture(picture: Picture, file: Path) -> None:
 
 def svg(picture: Picture) -> str:
     """The picture as an SVG document."""
-    return _environment().get_template("picture.svg.j2").render(picture=picture)
+    return environment("nasimb.onsite").get_template("picture.svg.j2").render(picture=picture)
 
 
 def page(found: DryRun) -> str:
@@ -71,7 +70,7 @@ def page(found: DryRun) -> str:
         for name, table in tables(found).items()
     ]
     return (
-        _environment()
+        environment("nasimb.onsite")
         .get_template("page.html.j2")
         .render(
             title=title,
@@ -107,15 +106,3 @@ def _bars(layers: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for layer, shift, limit in zip(layers["layer"], layers["shift"], limits, strict=True)
     ]
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("nasimb.onsite"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=_finished,
-    )  # fmt: skip
-
-
-def _finished(value: object) -> object:
-    """What the templates print: markup of their own as it is, text without control characters."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -78,7 +78,7 @@ def _refusal(entries: Sequence[Entry], looked: Sequence[Entry], safety: Safety) 
 
 
 def _points(gain: Difference) -> str:
-    return f"{100 * gain.difference:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.difference:+z.1f} points [{100 * gain.low:+z.1f}, {100 * gain.high:+z.1f}]"
 
 
 def shares_by_reason(entries: Sequence[Entry]) -> dict[str, tuple[int, int]]:
