@@ -24,6 +24,7 @@ SIZE = 32
 PIXELS, CELLS, DIRECTIONS = 8, 4, 8
 BATCH = 256
 SIMPLE_LIMIT, TRAINED_LIMIT = 1.85, 0.7
+"""Chosen on the pairs that `nasimb.care.gap` lists; what they are worth on others it says too."""
 CPU = torch.device("cpu")
 
 

@@ -49,7 +49,7 @@ class CloserLook:
         """What the closer look found, a sentence each."""
         said = []
         if self.gap is not None:
-            said.append(self.gap.sentence)
+            said += [self.gap.sentence, self.gap.caveat]
         if self.near is not None:
             near, across = self.near, len(self.near.across)
             said.append(f"Near-duplicates: {len(near.pairs):,} pairs, {across:,} of them across splits.")
@@ -80,6 +80,7 @@ class CloserLook:
             "gap": None if gap is None else {
                 "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "limit": gap.limit,
                 "separability": gap.separability, "head_suffices": gap.head_suffices, "sentence": gap.sentence,
+                "caveat": gap.caveat,
             },
             "notes": list(self.notes),
         }  # fmt: skip
@@ -110,7 +111,7 @@ def look_closer(
         >>> found = look_closer(parse_dataset("digits:0-1"), labels=False)
         >>> found.gap.head_suffices
         True
-        >>> found.lines()[1]
+        >>> found.lines()[2]
         'Near-duplicates: 8 pairs, 6 of them across splits.'
     """
     features = simple() if supernet is None else frozen(supernet)
