@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,19 +53,21 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 def making_folder(path: Path) -> Iterator[Path]:
     """Gives a new folder to fill; when the block ends it is on the disk as `path`, which must not be there.
 
-    Where the block or the disk fails, it is removed.
+    Where the block or the disk fails, it is removed. Of two at once with the same path one succeeds. A kill leaves a
+    hidden folder `.NAME.DIGITS.part`, which nobody needs.
 
     Raises:
-        DiskFullError, OSError: as `replacing`.
+        InputError: `path` is there, before or after. DiskFullError, OSError: as `replacing`.
     """
-    part = path.with_name(f".{path.name}.part")
+    _check_absent(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with _told_if_full(path):
-            shutil.rmtree(part, ignore_errors=True)  # what a kill left
             part.mkdir()
             yield part
             for one in (*part.rglob("*"), part):
                 _flush(one)
+            _check_absent(path)
             part.rename(path)
             _flush(path.parent)
     except BaseException:
@@ -125,6 +128,12 @@ def disk_full(path: Path | str, error: OSError) -> DiskFullError:
         got=f"{error.strerror} for {path}",
         do="Make space, and give the same command again to go on.",
     )
+
+
+def _check_absent(path: Path) -> None:
+    # An empty folder would be replaced without a word.
+    if os.path.lexists(path):
+        raise InputError("a folder to write must not be there yet", got=path, do="Choose another, or remove it.")
 
 
 def _write(descriptor: int, data: bytes) -> None:

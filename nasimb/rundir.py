@@ -53,6 +53,7 @@ from nasimb.durable import leftovers, replace_whole
 from nasimb.errors import InputError, ResumeError
 from nasimb.secrets import command_without_passwords
 from nasimb.spec import read_yaml
+from nasimb.visible import not_utf8
 
 TRIAL_COLUMNS = (
     "number", "state", "kind", "score", "screen_score", "balanced_accuracy", "many", "medium", "few", "worst_recall",
@@ -162,6 +163,7 @@ class RunDir:
         Raises:
             ResumeError: the folder holds a run with another configuration; names every key that differs. Or a file of
                 it is damaged beyond repair, or cannot be written.
+            InputError: a new run would hold a path that is no UTF-8, which files of a run cannot say.
         """
         file = self.path / "config.yaml"
         if not file.exists():
@@ -170,6 +172,9 @@ class RunDir:
                 raise ResumeError(
                     "a new run needs an empty folder", got=f"{self.path} holding {stray[0]}", do="Choose another --run."
                 )
+            if wrong := not_utf8([str(self.path), config]):
+                do = "Rename the file or folder."
+                raise InputError("paths of a run and of its data must be UTF-8", got=wrong, do=do)
             self.write_config(config)
             self.write_json("environment.json", environment)
             return False
@@ -391,4 +396,4 @@ def _trial_line(row: Mapping[str, Any]) -> str:
 def _csv_line(cells: Sequence[str]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue().replace("\n", " ")
+    return " ".join(out.getvalue().splitlines())

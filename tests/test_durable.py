@@ -12,7 +12,7 @@ import torch
 from small_disk import filled, small_disk
 
 from nasimb.durable import append_whole, leftovers, making_folder, replace_whole, replacing
-from nasimb.errors import DiskFullError, NasimbError
+from nasimb.errors import DiskFullError, InputError, NasimbError
 from nasimb.nn.tensors import read_tensors, write_tensors
 from nasimb.rundir import RunDir
 
@@ -109,9 +109,6 @@ def test_on_a_full_disk_everything_stays_and_goes_on_once_there_is_space(disk: P
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
-    (tmp_path / ".new.part").mkdir()
-    (tmp_path / ".new.part" / "left by a kill").touch()
-
     def ended_half_way() -> None:
         with making_folder(tmp_path / "new") as folder:
             (folder / "a").write_text("half")
@@ -129,6 +126,34 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         "new/inner",
         "new/inner/a",
     ]
-    with pytest.raises(OSError, match="not empty"), making_folder(tmp_path / "new"):
+    with pytest.raises(InputError, match="must not be there yet"), making_folder(tmp_path / "new"):
         pass
     assert (tmp_path / "new" / "inner" / "a").read_text() == "whole"
+
+
+def test_an_empty_folder_that_is_there_is_not_replaced_before_or_after(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="must not be there yet"), making_folder(tmp_path / "mine"):
+        pytest.fail("the block must not begin")
+
+    def made_meanwhile() -> None:
+        with making_folder(tmp_path / "new"):
+            (tmp_path / "new").mkdir()
+
+    with pytest.raises(InputError, match="must not be there yet"):
+        made_meanwhile()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "new"]
+
+
+def test_two_who_make_one_folder_do_not_touch_each_others_work(tmp_path: Path) -> None:
+    def second() -> None:
+        with making_folder(tmp_path / "new") as first:
+            (first / "a").write_text("first")
+            with making_folder(tmp_path / "new") as other:
+                (other / "a").write_text("second")
+            assert (first / "a").read_text() == "first"
+
+    with pytest.raises(InputError, match="must not be there yet"):
+        second()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new" / "a").read_text() == "second"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,15 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_trials_come_back_as_written_and_a_torn_row_is_left_out(tmp_path: Path) -> None:
     run = opened(tmp_path)
-    run.append_trials([{"number": 0, "state": "finished", "score": 0.1 + 0.2, "depths": (1, 2), "reason": "a, b\nc"}])
+    run.append_trials(
+        [{"number": 0, "state": "finished", "score": 0.1 + 0.2, "depths": (1, 2), "reason": "a, b\nc\rd"}]
+    )
     run.append_trials([{"number": 1, "state": "failed"}])
     rows = run.read_trials()
     assert [row["number"] for row in rows] == ["0", "1"]
     assert float(rows[0]["score"]) == 0.1 + 0.2
     assert rows[0]["depths"] == "1-2"
-    assert rows[0]["reason"] == "a, b c"
+    assert rows[0]["reason"] == "a, b c d"
     assert rows[1]["score"] == ""
     file = run.path / "trials.csv"
     file.write_bytes(file.read_bytes() + b"2,finished,rand")
@@ -89,6 +92,13 @@ def test_rows_of_a_batch_are_the_same_lines_as_one_by_one(tmp_path: Path) -> Non
     assert text == (singly.path / "trials.csv").read_text()
     assert text.count("number,state") == 1
     assert [row["screen_score"] for row in together.read_trials()] == [repr(n / 3) for n in range(5)]
+
+
+def test_paths_that_are_no_utf8_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with pytest.raises(InputError, match=r"must be UTF-8; got caf\\udce9"):
+        run.open_with({**CONFIG, "data": {"path": os.fsdecode(b"caf\xe9")}}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_columns_of_another_version_are_refused(tmp_path: Path) -> None:

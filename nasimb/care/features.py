@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ SIZE = 32
 PIXELS, CELLS, DIRECTIONS = 8, 4, 8
 BATCH = 256
 SIMPLE_LIMIT, TRAINED_LIMIT = 1.85, 0.7
+"""Chosen on the pairs that `nasimb.care.gap` lists; what they are worth on others it says too."""
 CPU = torch.device("cpu")
 
 
@@ -37,6 +38,7 @@ class Features:
         channels: 1 or 3; None: takes either.
         gap_limit: the gap up to which a head on them is likely to do; see `nasimb.care.gap`.
         make: uint8 images_BCHW to float32 features_BD.
+        trained_on: content hashes, at this size and these channels, of the images they were trained on.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Features:
     channels: int | None
     gap_limit: float
     make: Callable[[Tensor], Tensor]
+    trained_on: frozenset[str] = field(default=frozenset(), repr=False)
 
     def of(self, images: ImageSet, *, channels: int | None = None) -> Tensor:
         """features_ND of a set, on the CPU.
@@ -55,6 +58,14 @@ class Features:
         with torch.inference_mode():
             found = [self.make(convert_channels(batch, wanted)) for batch, _ in images.batches(BATCH, CPU)]
         return torch.cat(found).float()
+
+    def seen(self, images: ImageSet) -> int:
+        """How many of the images they were trained on.
+
+        Args:
+            images: of this size and these channels.
+        """
+        return sum(content in self.trained_on for content in images.hashes()) if self.trained_on else 0
 
 
 SIMPLE = "simple features (8 x 8 pixels, histograms of edge directions)"
@@ -76,7 +87,8 @@ def frozen(folder: Path) -> Features:
     statistics = calibrate(found.supernet, subnet, Calibration.on(found.source_images_BCHW))
     network = found.supernet.extract(subnet, statistics).eval()
     name = f"features of the largest subnet of {folder}"
-    return Features(name, found.supernet.space.max_resolution, found.supernet.in_channels, TRAINED_LIMIT, network)
+    size, channels = found.supernet.space.max_resolution, found.supernet.in_channels
+    return Features(name, size, channels, TRAINED_LIMIT, network, found.source_hashes)
 
 
 def luma(images_BCHW: Tensor) -> Tensor:
@@ -100,6 +112,7 @@ def simple_features(images_BCHW: Tensor) -> Tensor:
     strength_BHW = torch.hypot(across_BHW, down_BHW)
     turn_BHW = torch.atan2(down_BHW, across_BHW) / (2 * math.pi) * DIRECTIONS
     bin_BHW = turn_BHW.round().long() % DIRECTIONS
-    maps_BOHW = F.one_hot(bin_BHW, DIRECTIONS).movedim(-1, 1) * strength_BHW[:, None]
+    maps_BOHW = torch.zeros(len(bin_BHW), DIRECTIONS, SIZE, SIZE, device=bin_BHW.device)
+    maps_BOHW.scatter_(1, bin_BHW[:, None], strength_BHW[:, None])
     cells_BX = F.adaptive_avg_pool2d(maps_BOHW, CELLS).flatten(1)
     return torch.cat([pixels_BX, F.normalize(cells_BX, eps=1e-4)], 1)

@@ -24,10 +24,15 @@ Super-networks trained on digits for 15 s, and small networks trained longer, li
 classes, 0.4 to 0.5 other digits. Other kinds: inverted 0.8 to 1.6, photos 1.1, turned 1.1 to 2.3, coloured 1.5 to 4.1.
 One hardly trained at all: up to 0.65, and from 2.8.
 
-A rule of thumb: it says that features meet images that they were not made for, not what that costs. Measured on digits
-(a small network frozen and a discriminant on top, against the same network trained on the target; one seed each), pairs
-of the same kind lost 0 to 6 points of balanced accuracy; inverted ones 7 to 8, turned 11, coloured 64. Noise (lost 17)
-and mirroring (7 to 8) are taken for the same kind, halved contrast (4) for another: subtle shifts stay unjudged.
+A rule of thumb: it says that features meet images that they were not made for, not what that costs. The limits were
+chosen on the pairs above, so that these are no test of them. On `OTHERS` other pairs it was measured what a head costs:
+a small network frozen and a discriminant on top, against the same network trained on or anew, whichever is better, on
+378 to 4,000 source and 180 to 2,000 target images, mean of two seeds. Whether that was more than 5 points of balanced
+accuracy the verdict told on `AGREED` of them only, fewer than had it always said that a head does (14). It doubted
+heads that lost 0 to 2 points (digits moved or in a corner; digits after CIFAR-10 or plankton), and promised too much of
+digits in noise (lost 6) and fog (11), whose details are what is gone, not the kind of images. Of the digits above the
+same network lost 37 points on coloured ones, and at most 4 on all others (one seed); another network lost 7 to 8 on
+inverted ones and 11 on turned ones. Take "another kind of images" by its word, and measure a head where it matters.
 
 Shapes: N images of one side, D features, P directions, K classes.
 """
@@ -45,6 +50,8 @@ from nasimb.data.base import ImageSet
 from nasimb.heads.gda import GdaSpec
 
 DIRECTIONS, HALVINGS, MOST_IMAGES = 32, 10, 4000
+OTHERS, AGREED = 16, 10
+"""Pairs that had no say in the limits, and on how many of them the verdict foretold whether a head would do."""
 INDISTINCT = 0.6
 """Separability below which source and target look alike."""
 
@@ -89,6 +96,14 @@ class Gap:
         alike = self.separability < INDISTINCT
         looks = "Target and source look alike" if alike else "The target looks like other classes of the source"
         return f"{looks} ({far}): retraining the head alone is likely to suffice."
+
+    @property
+    def caveat(self) -> str:
+        """How far to trust the verdict."""
+        return (
+            f"That is a rule of thumb: on {OTHERS} pairs that it was not made from, it foretold on {AGREED} whether a "
+            "head would lose more than 5 points."
+        )
 
 
 def domain_gap(source: ImageSet, target: ImageSet, features: Features, *, seed: int = 0) -> Gap | None:

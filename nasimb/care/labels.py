@@ -1,7 +1,8 @@
 """Suspected label errors: confident learning (Northcutt, Jiang and Chuang 2021) by cleanlab.
 
-What cleanlab judges are exact leave-one-out probabilities: no image has a say in what is thought of it. They are those
-of the Gaussian discriminant with the shrinkage of the lowest leave-one-out loss.
+What cleanlab judges are exact leave-one-out probabilities: no image has a say in what is thought of it, as long as the
+features were made without the labels (`nasimb.care.look` sees to that). They are those of the Gaussian discriminant
+with the shrinkage of the lowest leave-one-out loss.
 
 Shapes: N images, M judged images, D features, K classes.
 """
@@ -35,11 +36,13 @@ class LabelErrors:
             has), and suspected, whether cleanlab thinks the label wrong.
         accuracy: share of the judged images whose guess is their label.
         not_judged: the only images of their classes.
+        features: what images were compared by.
     """
 
     ranked: pd.DataFrame
     accuracy: float
     not_judged: int
+    features: str
 
     @property
     def suspected(self) -> pd.DataFrame:
@@ -56,8 +59,11 @@ class LabelErrors:
         if suspected > BELIEVABLE * judged:
             said.append(
                 "More labels are suspected than can be believed: these features tell the classes apart too poorly, or "
-                "very many labels are wrong. Look at the first; features of a good --supernet may judge better."
+                "very many labels are wrong. Look at the first; features of a good --supernet that was trained on "
+                "other images may judge better."
             )
+        if self.not_judged:
+            said.append(f"Labels not judged, each of the only image of its class: {self.not_judged:,}.")
         return said
 
 
@@ -71,8 +77,12 @@ def require_cleanlab() -> None:
         raise InputError("suspected label errors are found with cleanlab", got="no such package", do=do) from None
 
 
-def label_errors(images: ImageSet, features_ND: Tensor) -> LabelErrors | None:
+def label_errors(images: ImageSet, features_ND: Tensor, *, by: str) -> LabelErrors | None:
     """Rank the images by how little their labels fit; None where fewer than two classes have two images.
+
+    Args:
+        features_ND: made without the labels.
+        by: what these features are called.
 
     Raises:
         InputError: cleanlab is not installed.
@@ -106,7 +116,7 @@ def label_errors(images: ImageSet, features_ND: Tensor) -> LabelErrors | None:
         }
     )
     ranked = table.sort_values("quality", kind="stable").reset_index(drop=True)
-    return LabelErrors(ranked, float((guess_M == labels).mean()), len(images) - len(judged_M))
+    return LabelErrors(ranked, float((guess_M == labels).mean()), len(images) - len(judged_M), by)
 
 
 def left_out_probabilities(features_ND: Tensor, labels_N: Tensor) -> NDArray[np.float64]:

@@ -14,6 +14,9 @@ from nasimb.data.base import DatasetSpec, ImageSet, LoadRequest
 from nasimb.data.inspect import Inspection, inspect_parts, splits_of, unreadable
 from nasimb.errors import DataError, InputError
 
+MOSTLY = 0.5
+"""Share of the source that a super-network must have been trained on, for the gap to be one from what it knows."""
+
 
 @dataclass(frozen=True, eq=False)
 class CloserLook:
@@ -31,7 +34,7 @@ class CloserLook:
         >>> print(found.lines()[0])
         Target and source look alike (...): retraining the head alone is likely to suffice.
         >>> sorted(found.values())
-        ['features', 'gap', 'near_duplicates', 'notes', 'suspected_labels']
+        ['features', 'gap', 'label_judge', 'near_duplicates', 'notes', 'suspected_labels']
     """
 
     inspection: Inspection
@@ -46,7 +49,7 @@ class CloserLook:
         """What the closer look found, a sentence each."""
         said = []
         if self.gap is not None:
-            said.append(self.gap.sentence)
+            said += [self.gap.sentence, self.gap.caveat]
         if self.near is not None:
             near, across = self.near, len(self.near.across)
             said.append(f"Near-duplicates: {len(near.pairs):,} pairs, {across:,} of them across splits.")
@@ -70,9 +73,14 @@ class CloserLook:
                 "left_out": near.left_out,
             },
             "suspected_labels": None if errors is None else errors.suspected.to_dict("records"),
+            "label_judge": None if errors is None else {
+                "features": errors.features, "accuracy": errors.accuracy, "judged": len(errors.ranked),
+                "not_judged": errors.not_judged,
+            },
             "gap": None if gap is None else {
                 "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "limit": gap.limit,
                 "separability": gap.separability, "head_suffices": gap.head_suffices, "sentence": gap.sentence,
+                "caveat": gap.caveat,
             },
             "notes": list(self.notes),
         }  # fmt: skip
@@ -90,7 +98,8 @@ def look_closer(
 
     Args:
         source: its training images, or those it sets aside for a super-network; None: those that `data` set aside.
-        supernet: folder of a trained super-network; None: simple features, which need no training.
+        supernet: folder of a trained super-network; None: simple features, which need no training. They also judge
+            labels that the super-network was trained on, since its features may have learned the wrong ones by heart.
         labels: whether to look for label errors, which takes the optional cleanlab; without it a note says so.
 
     Raises:
@@ -102,7 +111,7 @@ def look_closer(
         >>> found = look_closer(parse_dataset("digits:0-1"), labels=False)
         >>> found.gap.head_suffices
         True
-        >>> found.lines()[1]
+        >>> found.lines()[2]
         'Near-duplicates: 8 pairs, 6 of them across splits.'
     """
     features = simple() if supernet is None else frozen(supernet)
@@ -115,27 +124,65 @@ def look_closer(
     found, sets = inspect_parts(parts), splits_of(parts)
     if not len(parts.train):
         return CloserLook(found, sets, features.name, notes=nothing)
-    fitting = request if features.size == SIZE else replace(request, size=features.size)
-    own = sets if fitting is request else splits_of(data.read(fitting))
-    gap, gap_note = _gap(own, None if source is None else splits_of(source.read(fitting)), features)
-    errors, labels_note = _labels(sets["train"], own["train"], features) if labels else (None, "")
-    notes = tuple(note for note in (labels_note, gap_note) if note)
-    return CloserLook(found, sets, features.name, near_duplicates(sets), errors, gap, notes)
+    # As a super-network was given them, so that what it was trained on is known again.
+    fitting = replace(request, size=features.size, channels=features.channels)
+    own = sets if fitting == request else splits_of(data.read(fitting))
+    gap, gap_notes = _gap(own, None if source is None else splits_of(source.read(fitting)), features)
+    errors, labels_notes = _labels(sets["train"], own["train"], features) if labels else (None, [])
+    return CloserLook(found, sets, features.name, near_duplicates(sets), errors, gap, (*labels_notes, *gap_notes))
 
 
-def _labels(named: ImageSet, images: ImageSet, features: Features) -> tuple[LabelErrors | None, str]:
+def _labels(named: ImageSet, images: ImageSet, features: Features) -> tuple[LabelErrors | None, list[str]]:
+    """Label errors and notes.
+
+    Args:
+        named: the training images at the size of simple features.
+        images: the same as `features` take them.
+    """
     try:
         require_cleanlab()
     except InputError as error:
-        return None, f"Not looked for label errors: {error}"
-    found = label_errors(named, features.of(images))
-    return found, "" if found else "Not looked for label errors: fewer than two classes have two training images."
+        return None, [f"Not looked for label errors: {error}"]
+    notes = []
+    if seen := features.seen(images):
+        notes.append(
+            f"The super-network was trained on {seen:,} of the {len(images):,} training images, and may know wrong "
+            "labels by heart: simple features judge them instead."
+        )
+        images, features = named, simple()
+    found = label_errors(named, features.of(images), by=features.name)
+    if found is None:
+        return None, ["Not looked for label errors: fewer than two classes have two training images."]
+    return found, notes
 
 
-def _gap(own: dict[str, ImageSet], other: dict[str, ImageSet] | None, features: Features) -> tuple[Gap | None, str]:
+def _gap(
+    own: dict[str, ImageSet], other: dict[str, ImageSet] | None, features: Features
+) -> tuple[Gap | None, list[str]]:
+    """How far the source is, and notes."""
     sets = own if other is None else other
     source = sets.get("source", None if other is None else sets["train"])
     if source is None:
-        return None, "Not measured how far the source is: name it with --source."
+        return None, ["Not measured how far the source is: name it with --source."]
     found = domain_gap(source, own["train"], features)
-    return found, "" if found else "Not measured how far the source is: it must have images of two classes that differ."
+    if found is None:
+        return None, ["Not measured how far the source is: it must have images of two classes that differ."]
+    return found, _seen_notes(source, own["train"], features)
+
+
+def _seen_notes(source: ImageSet, target: ImageSet, features: Features) -> list[str]:
+    """What the gap through a super-network does not say, because of what that was trained on."""
+    if not features.trained_on:
+        return []
+    notes, seen = [], features.seen(source)
+    if seen < MOSTLY * len(source):
+        notes.append(
+            f"The super-network was trained on {seen:,} of the {len(source):,} source images: how far these are says "
+            "little about a head on its features."
+        )
+    if known := features.seen(target):
+        notes.append(
+            f"The super-network was trained on {known:,} of the {len(target):,} training images themselves: its "
+            "features know the target, however far the source is."
+        )
+    return notes

@@ -17,6 +17,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from nasimb.care.duplicates import LEAST_CORRELATION, SIDE
 from nasimb.care.labels import MOST_SHOWN
 from nasimb.care.look import CloserLook
 from nasimb.care.picture import bars_of
@@ -56,6 +57,11 @@ def page(found: CloserLook, *, title: str) -> str:
             found=found,
             lines=found.lines(),
             bars=bars_of(found.inspection.table) if len(found.inspection.table) else None,
+            most_shown=MOST_SHOWN,
+            most_pairs=MOST_PAIRS,
+            most_rows=MOST_ROWS,
+            side=SIDE,
+            least_correlation=LEAST_CORRELATION,
             suspects=[] if errors is None else _suspects(found.sets["train"], errors.ranked),
             pairs=[] if near is None else _pairs(found.sets, near.pairs),
             pair_table=None if near is None else _pair_table(near.pairs),

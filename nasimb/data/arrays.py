@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nasimb.data.base import DatasetSpec, LoadRequest, Parts, class_list, first_of, make_parts
+from nasimb.data.base import DatasetSpec, LoadRequest, Parts, check_class_names, class_list, first_of, make_parts
 from nasimb.data.resize import convert_channels, resize
 from nasimb.data.store import TensorStore
 from nasimb.errors import DataError
+from nasimb.visible import encodable
 
 ARRAY_SPLITS = ("train", "val", "test")
 # What reading a broken zip archive raises, by way of its decompressors.
@@ -58,7 +59,7 @@ def parts_from_arrays(arrays: Mapping[str, np.ndarray], origin: str, request: Lo
     images_NCHW = torch.cat([convert_channels(resize(images, request.size), channels) for images in pixels.values()])
     # Arrays are in memory already; those above the limit only stay off the accelerator.
     device = request.device if request.fits(len(images_NCHW), channels) else torch.device("cpu")
-    runs = [(f"{origin}:{split}_images", len(labels[split])) for split in splits]
+    runs = [(f"{encodable(origin)}:{split}_images", len(labels[split])) for split in splits]
     split_N = [split for split in splits for _ in range(len(labels[split]))]
     return make_parts(TensorStore(images_NCHW.to(device), runs), split_N, labels_N, classes)
 
@@ -130,7 +131,13 @@ def _classes(
         got = f"{names.dtype} {list(names.shape)}, {len(np.unique(names))} of them distinct"
         raise DataError(f"class_names in {origin} must be distinct strings", got=got, do="Write one name a class.")
     _in_range(labels, len(names), origin)
-    return tuple(str(name) for name in names.astype(str)), [k for part in labels.values() for k in part.tolist()]
+    classes = tuple(_text(name) for name in names.tolist())
+    check_class_names(classes)
+    return classes, [k for part in labels.values() for k in part.tolist()]
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
 
 
 def _in_range(labels: Mapping[str, np.ndarray], num_classes: int | None, origin: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nasimb.errors import DataError
 from nasimb.spec import Spec
+from nasimb.visible import not_utf8
 
 SPLITS = ("train", "val", "test", "source")
 
@@ -51,7 +52,10 @@ class ImageStore(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Where an image came from, for messages; equal names mean the same image of the same file."""
+        """Where an image came from, for messages, as UTF-8 can hold it.
+
+        Equal names mean the same image of the same file.
+        """
         ...
 
 
@@ -303,12 +307,24 @@ def make_parts(
 
 
 def class_list(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels in order: by number if all of them are whole numbers, else by text."""
+    """The distinct labels in order: by number if all of them are whole numbers, else by text.
+
+    Raises:
+        DataError: one is no UTF-8.
+    """
     distinct = set(labels)
+    check_class_names(distinct)
     try:
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     except ValueError:
         return tuple(sorted(distinct))
+
+
+def check_class_names(names: Iterable[str]) -> None:
+    """Raise DataError where a name is no UTF-8: models, tables and reports must be able to hold it."""
+    if wrong := [found for name in sorted(names) if (found := not_utf8(name))]:
+        do = "Rename the class, with letters that are UTF-8."
+        raise DataError("names of classes must be UTF-8", got=first_of(wrong), do=do)
 
 
 def first_of(cases: Sequence[str]) -> str:

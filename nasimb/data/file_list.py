@@ -46,8 +46,8 @@ class ListSpec(DatasetSpec):
                 raise DataError(f"{split} images must come from one list", got=f"{self.path} and {second}", do=do)
             lines += [line._replace(split=split) for line in read_list(second, split)]
         _check_numbers(lines)
-        loaded = load_files([self._locate(line) for line in lines], request)
         classes = class_list(line.label for line in lines)
+        loaded = load_files([self._locate(line) for line in lines], request)
         number = {name: k for k, name in enumerate(classes)}
         kept = [lines[position] for position in loaded.kept]
         labels = [number[line.label] for line in kept]

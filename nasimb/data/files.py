@@ -14,6 +14,7 @@ from nasimb.data.base import ImageStore, LoadRequest, first_of
 from nasimb.data.decode import SUFFIXES, UnreadableImage, decode, native_channels
 from nasimb.data.store import DECODING_THREADS, FileStore, TensorStore, content_hash
 from nasimb.errors import DataError
+from nasimb.visible import encodable
 
 T = TypeVar("T")
 BLOCK = 2048  # files in flight at once: keeps a million paths from becoming a million waiting tasks
@@ -49,7 +50,7 @@ def load_files(paths: Sequence[Path], request: LoadRequest) -> LoadedFiles:
         store, bad = _in_place(readable, request, channels)
     reasons.update((kept[row], reason) for row, reason in bad.items())
     _complain(paths, reasons, request)
-    skipped = tuple(f"{paths[position]} ({reasons[position]})" for position in sorted(reasons))
+    skipped = tuple(f"{encodable(paths[position])} ({reasons[position]})" for position in sorted(reasons))
     return LoadedFiles(store, tuple(position for position in kept if position not in reasons), skipped)
 
 
@@ -75,7 +76,7 @@ def _in_memory(paths: Sequence[Path], request: LoadRequest, channels: int) -> tu
             images_NCHW[row] = torch.from_numpy(pixels)
     good = [row for row in range(len(paths)) if row not in bad]
     images_NCHW = images_NCHW[good] if bad else images_NCHW
-    return TensorStore(images_NCHW.to(request.device), [(_origin(paths[row]), 1) for row in good]), bad
+    return TensorStore(images_NCHW.to(request.device), [(encodable(_origin(paths[row])), 1) for row in good]), bad
 
 
 def _in_place(paths: Sequence[Path], request: LoadRequest, channels: int) -> tuple[ImageStore, dict[int, str]]:
@@ -87,7 +88,7 @@ def _in_place(paths: Sequence[Path], request: LoadRequest, channels: int) -> tup
         else:
             hashes.append(content)
     store = FileStore(
-        [Path(_origin(path)) for row, path in enumerate(paths) if row not in bad],
+        [_origin(path) for row, path in enumerate(paths) if row not in bad],
         size=request.size,
         channels=channels,
         workers=request.workers,
@@ -97,9 +98,9 @@ def _in_place(paths: Sequence[Path], request: LoadRequest, channels: int) -> tup
     return store, bad
 
 
-def _origin(path: Path) -> str:
+def _origin(path: Path) -> Path:
     # Absolute, so that the same file reached on two ways has one name.
-    return str(path.resolve())
+    return path.resolve()
 
 
 def _in_threads(work: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T | UnreadableImage]:
@@ -120,7 +121,7 @@ def _complain(paths: Sequence[Path], reasons: dict[int, str], request: LoadReque
     if not reasons or request.skip_bad_images:
         return
     bad = [(paths[position], reasons[position]) for position in sorted(reasons)]
-    got = first_of([f"{path} ({reason})" for path, reason in bad])
+    got = first_of([f"{encodable(path)} ({reason})" for path, reason in bad])
     leave_out = "or leave such files out with --skip-bad-images."
     if bad[0][0].suffix.lower() not in SUFFIXES and bad[0][0].is_file():
         raise DataError("every file among the images must be an image", got=got, do=f"Move it elsewhere, {leave_out}")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.data.transfer import send
 from nasimb.errors import ImageLostError
+from nasimb.visible import encodable
 
 # Pixels, or why there are none: a worker process that raises holds the end of the run up for five seconds.
 Loaded = Tensor | str
@@ -140,7 +141,7 @@ class FileStore:
 
     def name(self, index: int) -> str:
         """The image's path."""
-        return str(self._files.paths[index])
+        return encodable(self._files.paths[index])
 
     def _stream_threads(self, index_batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         with ThreadPoolExecutor(1) as ahead:
@@ -182,7 +183,7 @@ class _Files(Dataset[Loaded]):
         try:
             return torch.from_numpy(decode(self.paths[index], self.size, self.channels))
         except UnreadableImage as error:
-            return f"{self.paths[index]} ({error})"
+            return f"{encodable(self.paths[index])} ({error})"
 
 
 class _Batches(Sampler[list[int]]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from nasimb.data.task import Task
 from nasimb.evaluate import Tested, assess, gain, predict_test
 from nasimb.export import Description, Model, load, save
 from nasimb.heads.compare import label
+from nasimb.metrics import Floats, Integers
 from nasimb.nn.moments import Statistics
 from nasimb.phases.choice import Choice
 from nasimb.phases.comparison import LARGE_PROBLEM
@@ -169,12 +171,25 @@ def _entry(finalist: Finalist, tested: Tested) -> dict[str, Any]:
 
 def _keep_predictions(session: Session, test: ImageSet, tested: Mapping[str, Tested]) -> None:
     """RUN/predictions.csv: every test image with its label, what each model said, and how sure the winner was."""
-    classes, sure_N = np.array(test.classes), tested["winner"].probability_N
+    sure_N = tested["winner"].probability_N
     assert sure_N is not None
+    names = [test.name(position) for position in range(len(test))]
+    said = {"label": test.labels_N.numpy(), **{role: result.predicted_N for role, result in tested.items()}}
+    session.run.write_text("predictions.csv", predictions_text(names, test.classes, said, sure_N))
+
+
+def predictions_text(names: Sequence[str], classes: Sequence[str], said: Mapping[str, Integers], sure_N: Floats) -> str:
+    """The text of predictions.csv.
+
+    Args:
+        said: class indices [N] by column.
+    """
+    # As objects: NumPy's own texts end before their last NULs.
+    classes_K = np.array(classes, dtype=object)
     columns = {
-        "image": [test.name(position) for position in range(len(test))],
-        "label": classes[test.labels_N.numpy()],
-        **{role: classes[result.predicted_N] for role, result in tested.items()},
-        "winner_probability": [f"{value:.4f}" for value in sure_N],
+        "image": names,
+        **{role: classes_K[said_N] for role, said_N in said.items()},
+        "winner_probability": sure_N,
     }
-    session.run.write_text("predictions.csv", pd.DataFrame(columns).to_csv(index=False))
+    # All texts in quotes: left to itself, the writer forgets those with a lone carriage return.
+    return pd.DataFrame(columns).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, float_format="%.4f")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
@@ -14,6 +16,7 @@ from nasimb.data.store import TensorStore
 SIZE = 32
 
 
+@cache
 def digits(*which: int, seed: int = 0) -> Parts:
     return DigitsSpec(digits=which or tuple(range(10)), parts_seed=seed).read(LoadRequest(size=SIZE))
 

@@ -27,7 +27,7 @@ def planted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, Tensor
 
 
 def found_in(images: ImageSet) -> LabelErrors:
-    found = label_errors(images, simple().of(images))
+    found = label_errors(images, simple().of(images), by="simple")
     assert found is not None
     return found
 
@@ -81,9 +81,10 @@ def test_the_only_image_of_a_class_and_classes_without_images_are_not_judged() -
     images = ImageSet(part.store, part.indices_N, part.labels_N, ("0", "1", "2"))
     found = found_in(images)
     assert found.not_judged == 1
+    assert found.lines()[-1] == "Labels not judged, each of the only image of its class: 1."
     assert sorted(found.ranked["position"]) == list(range(1, 18))
     assert set(found.ranked["guess"]) <= {"0", "2"}
-    assert label_errors(images.subset(torch.arange(10)), simple().of(images)[:10]) is None
+    assert label_errors(images.subset(torch.arange(10)), simple().of(images)[:10], by="simple") is None
 
 
 def test_images_all_alike_are_judged_without_a_crash() -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from care.pairs import digits, inverted, pixels
+from nasimb.care.features import SIMPLE
 from nasimb.care.look import look_closer
 from nasimb.data import parse_dataset
-from nasimb.data.base import LoadRequest
+from nasimb.data.base import ImageSet, LoadRequest
 from nasimb.data.digits import DigitsSpec
 from nasimb.data.inspect import inspect_dataset
 
@@ -66,6 +67,37 @@ def test_a_super_network_lends_its_features(finished_run: Path) -> None:
     assert found.gap is not None
     assert "largest subnet" in found.gap.features == found.features
     assert found.gap.head_suffices
+
+
+def written(images: ImageSet, folder: Path) -> str:
+    """The images as the training images of an .npz file."""
+    file = folder / "written.npz"
+    np.savez(file, train_images=pixels(images)[:, 0].numpy(), train_labels=images.labels_N.numpy())
+    return str(file)
+
+
+def test_labels_that_a_super_network_was_trained_on_are_judged_without_it(finished_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab", reason=NEEDS_CLEANLAB)
+    known = DigitsSpec(digits=(0, 1, 2, 3, 4), source_per_class=12, target_per_class=30, test_per_class=10)
+    seen = known.read(LoadRequest(size=8)).source  # as the super-network takes them
+    assert seen is not None
+    target = written(seen, tmp_path)
+    through = look_closer(parse_dataset(target), supernet=finished_run / "supernet")
+    plain = look_closer(parse_dataset(target))
+    assert through.labels is not None
+    assert plain.labels is not None
+    assert through.labels.features == plain.labels.features == SIMPLE
+    assert through.labels.ranked.equals(plain.labels.ranked)
+    assert "The super-network was trained on 60 of the 60 training images" in through.notes[0]
+    assert through.values()["label_judge"]["features"] == SIMPLE
+    # Its own source says how far that is; another one does not, and the images it knows are no target.
+    own = look_closer(known, supernet=finished_run / "supernet")
+    assert own.notes == ()
+    assert own.labels is not None
+    assert "largest subnet" in own.labels.features
+    other = look_closer(parse_dataset(target), source=DigitsSpec(digits=(5, 6)), supernet=finished_run / "supernet")
+    assert "was trained on 0 of the 108 source images" in other.notes[1]
+    assert "60 of the 60 training images themselves" in other.notes[2]
 
 
 def test_without_cleanlab_the_rest_is_done_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,21 @@ def test_pictures_of_arrays_are_those_that_were_read() -> None:
     assert any(np.array_equal(np.array(shown), image) for image in stored)
 
 
+def test_limits_are_said_as_they_are(evil: CloserLook, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MOST_SHOWN": 3, "MOST_PAIRS": 4, "MOST_ROWS": 1, "LEAST_CORRELATION": 0.5, "SIDE": 7}.items():
+        monkeypatch.setattr(f"nasimb.care.page.{name}", value)
+    text = page(evil, title="data")
+    for told in (
+        "at most 3.",
+        "suspected images, at most 1",
+        "first 4.",
+        "7 × 7, correlate by at least 0.5",
+        "Pairs, at most 1",
+    ):
+        assert told in text
+    assert "simple features" in text
+
+
 def test_data_that_cannot_be_read_make_a_page_of_problems(tmp_path: Path) -> None:
     found = look_closer(parse_dataset(f"folder:{tmp_path / 'none'}"))
     write_page(found, tmp_path / "page.html", title="none")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from answers import Command
+from answers import SEARCH, Command
 
 from nasimb.data.digits import FILE
 
@@ -54,3 +56,24 @@ def test_without_the_options_no_closer_look_is_taken(command: Command, monkeypat
     monkeypatch.setitem(sys.modules, "nasimb.care.look", None)  # it cannot be imported
     values = json.loads(command("data", "inspect", "digits:0-1", "--json").out)
     assert "gap" not in values
+
+
+def test_names_that_are_no_utf8_go_from_the_first_look_to_the_report(
+    command: Command, tmp_path: Path, write_digits: Callable[..., Path]
+) -> None:
+    photos = write_digits(tmp_path / "photos", {"a": (0, 30), "car\rret": (1, 20)})
+    for file in list(photos.rglob("*.png")):
+        file.rename(file.with_name(os.fsdecode(b"\xe9" + os.fsencode(file.name))))
+    found = command("data", "inspect", photos, "--html", "page.html")
+    assert found.code == 0, found.err
+    assert "car\\u000dret" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    searched = command(*SEARCH, "--data", f"folder:{photos}", "--run", "run")
+    assert searched.code == 0, searched.err
+    assert rb"/a/\udce9" in (tmp_path / "run" / "predictions.csv").read_bytes()
+    reported = command("report", "run", "--html", "report.html")
+    assert reported.code == 0, reported.err
+    (photos / "a").rename(photos / os.fsdecode(b"\xe9"))
+    for words in (("data", "inspect", photos, "--html", "page.html"), (*SEARCH, "--data", f"folder:{photos}")):
+        refused = command(*words)
+        assert refused.code == 2
+        assert "names of classes must be UTF-8" in refused.out + refused.err

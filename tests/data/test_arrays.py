@@ -111,6 +111,7 @@ def test_arrays_above_the_memory_limit_stay_on_the_cpu(write):
         ({"test_labels": np.array([0, 1, 5, 0])}, r"got test_labels\[2\] = 5"),
         ({"class_names": np.array(["cat", "cat"])}, "distinct strings; got <U3 .2., 1 of them distinct"),
         ({"class_names": np.array([1, 2])}, "distinct strings"),
+        ({"class_names": np.array([b"cat", b"\xe9t\xe9"])}, r"must be UTF-8; got \\udce9t\\udce9"),
         ({"train_images": np.array([None] * 8)}, "plain arrays; got pickled objects"),
         ({"class_names": np.array(["cat", "dog", "eel"])}, "every class must have an image; got none in class 'eel'"),
         ({"train_labels": np.zeros(8, int)}, "every class in test must also stand in train; got class 'dog'"),
@@ -151,3 +152,7 @@ def test_real_sets_load_and_keep_their_counts(real_data):
     assert (len(plankton.train), len(plankton.test)) == (24_265, 6_071)
     colour = ArraysSpec(path=real_data / "cifar10.npz").load(LoadRequest(size=32)).test
     assert (colour.channels, colour.class_counts_K.tolist()) == (3, [1000] * 10)
+
+
+def test_class_names_may_be_bytes_of_utf8(write):
+    assert write(class_names=np.array(["été".encode(), b"cat"])).load(REQUEST).train.classes == ("été", "cat")

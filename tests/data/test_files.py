@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
 
 from nasimb.data import files
 from nasimb.data.base import LoadRequest
@@ -70,3 +73,16 @@ def test_one_file_reached_on_two_ways_has_one_name(picture):
     detour = path.parent / ".." / "a" / "b.png"
     store = load_files([path, detour], REQUEST).store
     assert store.name(0) == store.name(1)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 100])
+def test_names_that_are_no_utf8_are_read_and_can_be_written(picture, memory_mib):
+    paths = [picture(os.fsdecode(name)) for name in (b"caf\xe9.png", b"b\xff.png")]
+    paths[1].write_bytes(b"broken")
+    loaded = load_files(paths, LoadRequest(size=5, skip_bad_images=True, memory_mib=memory_mib))
+    assert loaded.store.name(0).encode().endswith(rb"/caf\udce9.png")
+    assert b"udcff.png (" in loaded.skipped[0].encode()
+    with pytest.raises(DataError) as met:
+        load_files(paths, REQUEST)
+    assert rb"b\udcff.png" in str(met.value).encode()
+    assert len(next(loaded.store.stream([torch.tensor([0])], torch.device("cpu")))) == 1

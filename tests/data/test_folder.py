@@ -142,3 +142,10 @@ def test_a_missing_folder_has_a_sentence(tmp_path, picture):
         load(tmp_path / "none")
     with pytest.raises(DataError, match="got the file"):
         load(picture("a.png"))
+
+
+def test_a_class_whose_name_is_no_utf8_is_refused_before_images_are_read(tmp_path, picture):
+    picture("cat/1.png")
+    picture(os.fsdecode(b"\xe9t\xe9/1.png")).write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"names of classes must be UTF-8; got \\udce9t\\udce9\. Rename"):
+        load(tmp_path)

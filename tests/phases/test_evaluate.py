@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import nasimb.phases.evaluate as phase
 from nasimb.errors import Interrupted
 from nasimb.export import load
-from nasimb.phases.evaluate import build, evaluate_models
+from nasimb.phases.evaluate import build, evaluate_models, predictions_text
 from nasimb.phases.heads import HeadWork
 from nasimb.phases.refit import Refits
 from nasimb.phases.search import search
 from nasimb.search.limits import Limits
 from nasimb.session import Session
 
+# UTF-8 can hold it: names are seen to that when data are read.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 Workshop = Callable[..., Any]
 
 
@@ -125,3 +132,16 @@ def test_every_model_is_refitted_to_every_crop(workshop: Workshop, monkeypatch: 
     assert len(made) == len({choice.candidate for choice in choices.values()})
     assert load(shop.run.best).description.head["crops"] == 3
     assert list(result["baselines"]) == [role for role in choices if role != "winner"]
+
+
+@example(["car\rret", "b\n"], ["a.png", "\r"])
+@given(st.lists(TEXT, min_size=1, max_size=4, unique=True), st.lists(TEXT, min_size=1, max_size=4))
+def test_predictions_are_read_as_they_were_written_whatever_the_names(classes: list[str], names: list[str]) -> None:
+    label_N = np.arange(len(names)) % len(classes)
+    said = {"label": label_N, "winner": label_N[::-1].copy()}
+    text = predictions_text(names, tuple(classes), said, np.full(len(names), 2 / 3, dtype=np.float32))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["image"] for row in rows] == names
+    for column, said_N in said.items():
+        assert [row[column] for row in rows] == [classes[k] for k in said_N]
+    assert {row["winner_probability"] for row in rows} == {"0.6667"}
