@@ -85,6 +85,11 @@ class Gap:
         return self.ratio <= self.limit
 
     @property
+    def distance(self) -> str:
+        """How far, in plain words."""
+        return f"Target and source lie {self.ratio:.1f} times as far apart as groups of the source's classes do."
+
+    @property
     def sentence(self) -> str:
         """The verdict in plain words."""
         far = f"the two lie {self.ratio:.1f} times as far apart as groups of the source's classes do"

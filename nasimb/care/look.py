@@ -9,6 +9,7 @@ from typing import Any
 from nasimb.care.duplicates import MOST_TWINS, NearDuplicates, near_duplicates
 from nasimb.care.features import SIZE, Features, frozen, simple
 from nasimb.care.gap import Gap, domain_gap
+from nasimb.care.head import HeadCheck, head_check
 from nasimb.care.labels import LabelErrors, label_errors, require_cleanlab
 from nasimb.data.base import DatasetSpec, ImageSet, LoadRequest
 from nasimb.data.inspect import Inspection, inspect_parts, splits_of, unreadable
@@ -26,6 +27,8 @@ class CloserLook:
         inspection: as without a closer look.
         sets: the splits, 32 x 32 pixels, by name; empty if the data could not be read.
         features: what images were compared by.
+        head: measured where a super-network lends its features, and has not learned the target's images; where it is
+            there, it has the last word on whether a head suffices.
         notes: sentences on what could not be looked for.
 
     Example:
@@ -34,7 +37,7 @@ class CloserLook:
         >>> print(found.lines()[0])
         Target and source look alike (...): retraining the head alone is likely to suffice.
         >>> sorted(found.values())
-        ['features', 'gap', 'label_judge', 'near_duplicates', 'notes', 'suspected_labels']
+        ['features', 'gap', 'head', 'label_judge', 'near_duplicates', 'notes', 'suspected_labels']
     """
 
     inspection: Inspection
@@ -43,12 +46,15 @@ class CloserLook:
     near: NearDuplicates | None = None
     labels: LabelErrors | None = None
     gap: Gap | None = None
+    head: HeadCheck | None = None
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What the closer look found, a sentence each."""
         said = []
-        if self.gap is not None:
+        if self.head is not None:
+            said += [self.head.sentence, *([] if self.gap is None else [self.gap.distance])]
+        elif self.gap is not None:
             said += [self.gap.sentence, self.gap.caveat]
         if self.near is not None:
             near, across = self.near, len(self.near.across)
@@ -65,7 +71,7 @@ class CloserLook:
 
     def values(self) -> dict[str, Any]:
         """What the closer look found, as JSON can hold it."""
-        near, errors, gap = self.near, self.labels, self.gap
+        near, errors, gap, head = self.near, self.labels, self.gap, self.head
         return {
             "features": self.features,
             "near_duplicates": None if near is None else {
@@ -81,6 +87,9 @@ class CloserLook:
                 "frechet": gap.frechet, "unit": gap.unit, "ratio": gap.ratio, "limit": gap.limit,
                 "separability": gap.separability, "head_suffices": gap.head_suffices, "sentence": gap.sentence,
                 "caveat": gap.caveat,
+            },
+            "head": None if head is None else {
+                "frozen": head.frozen, "simple": head.simple, "suffices": head.suffices, "sentence": head.sentence,
             },
             "notes": list(self.notes),
         }  # fmt: skip
@@ -129,7 +138,11 @@ def look_closer(
     own = sets if fitting == request else splits_of(data.read(fitting))
     gap, gap_notes = _gap(own, None if source is None else splits_of(source.read(fitting)), features)
     errors, labels_notes = _labels(sets["train"], own["train"], features) if labels else (None, [])
-    return CloserLook(found, sets, features.name, near_duplicates(sets), errors, gap, (*labels_notes, *gap_notes))
+    head = None
+    if supernet is not None and not features.seen(own["train"]):
+        head = head_check(own["train"], features.of(own["train"]), simple().of(sets["train"]))
+    notes = (*labels_notes, *gap_notes)
+    return CloserLook(found, sets, features.name, near_duplicates(sets), errors, gap, head, notes)
 
 
 def _labels(named: ImageSet, images: ImageSet, features: Features) -> tuple[LabelErrors | None, list[str]]:
