@@ -38,10 +38,10 @@ FLOORS = (
     ("config", "learned"),
     ("assemble", "retrain"),
     ("afford",),
-    ("pipeline", "bench", "worker", "serve"),
+    ("pipeline", "worker", "serve"),
     ("extend", "plan", "onsite", "care"),
     ("deliver", "api"),
-    ("classifier",),
+    ("classifier", "bench"),
     ("cli",),
     ("__main__", "__init__"),
 )

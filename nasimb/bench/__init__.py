@@ -33,6 +33,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "mixing": ("mixing:mixing",),
     "calibration": ("calibration:calibration",),
     "norms": ("norms:beta_slope", "norms:norms_frozen", "norms_trained:norms_trained"),
+    "predict": ("predict:predict_over_raw",),
     "adaptation": ("adaptation:adaptation", "adaptation:adaptation_over_plain"),
 }
 """Benchmarks by name: what each measures, as module:function of this package. Loaded when asked for."""

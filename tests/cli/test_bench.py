@@ -106,3 +106,10 @@ def test_help_names_every_benchmark(command) -> None:
     answer = command("--help")
     assert answer.code == 0
     assert all(name in answer.out for name in BENCHES)
+
+
+def test_predict_is_measured_against_the_model_alone(command) -> None:
+    answer = command("predict", "--quick", "--space", "digits-resnet", "--repetitions", 2, "--threads", 1)
+    assert answer.code == 0, answer.err
+    assert "predict_over_raw_largest" in answer.out
+    assert "predict_over_raw_smallest" in answer.out
