@@ -100,7 +100,7 @@ def tiles(one: Findings) -> tuple[Tile, ...]:
     allowed = f"of {spent['limit']}"
     if limit is not None:
         over = f"{used - limit:.0f} s more than {spent['limit']}"
-        allowed = f"{used / limit:.0%} {allowed}" if used <= limit else over
+        allowed = f"{used / limit:.1%} {allowed}" if used <= limit else over
     return (
         Tile("Balanced accuracy", _percent(test["balanced_accuracy"]), _interval(test, "balanced_accuracy")),
         Tile(f"{rarest.capitalize()}-shot recall", _percent(test[rarest]), _interval(test, rarest) + note),

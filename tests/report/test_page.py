@@ -140,7 +140,7 @@ def test_what_the_clock_shows_is_not_what_several_processes_used(finished_run: P
     result["spend"] |= {"limit": "8gpu-h", "limit_seconds": 28800.0, "spent_seconds": 7300.0, "used_seconds": 28700.0}
     shared = replace(one, run=replace(one.run, result=result))
     spent = tiles(shared)[-1]
-    assert (spent.value, spent.detail) == ("7300 s", "100% of 8gpu-h")
+    assert (spent.value, spent.detail) == ("7300 s", "99.7% of 8gpu-h")
     assert "left over" not in str(budget(shared).figures[0].plot.data[0].y)
     alone = {**result, "spend": {**result["spend"], "spent_seconds": 28700.0}}
     assert "left over" in str(budget(replace(one, run=replace(one.run, result=alone))).figures[0].plot.data[0].y)
