@@ -81,7 +81,8 @@ def test_a_reader_follows_it(tmp_path: Path, write_digits: Callable[..., Path]) 
     for folder, skip in (("my_photos", 0), ("similar", 60), ("labelled", 100), ("other_photos", 0), ("new_site", 100)):
         write_digits(tmp_path / folder, counts, skip=skip)
     write_digits(tmp_path, {"new_photos": (1, 5)}, skip=30)
-    (tmp_path / "stream.csv").write_text("".join(f"{p}\n" for p in sorted((tmp_path / "new_site").rglob("*.png"))))
+    stream = "".join(f"{path},?\n" for path in sorted((tmp_path / "new_site").rglob("*.png")))
+    (tmp_path / "stream.csv").write_text(f"path,label\n{stream}")
     smaller = {
         "cifar100:DIR": "digits", "cifar-resnet": "digits-resnet", "+4gpu-h": "+1trials", "8gpu-h": "3trials",
         "4gpu-h": "15s", "30min": "20s", "3min": "2trials", "runs/NAME": "runs/A",

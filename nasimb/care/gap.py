@@ -107,7 +107,7 @@ class Gap:
         """How far to trust the verdict."""
         return (
             f"That is a rule of thumb: on {OTHERS} pairs that it was not made from, it foretold on {AGREED} whether a "
-            "head would lose more than 5 points."
+            "head would lose more than 5 points. Through a trained super-network (--supernet) it is measured instead."
         )
 
 
