@@ -19,7 +19,7 @@ from tiny_run import ASSIGNED, SPACE
 import nasimb
 import nasimb.classifier
 from nasimb import NasimbClassifier
-from nasimb.errors import InputError
+from nasimb.errors import DataError, InputError
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +203,11 @@ def test_folds_do_not_share_a_run(tiny: NasimbClassifier, tmp_path: Path) -> Non
 def test_what_is_no_image_is_refused(tiny: NasimbClassifier, X: NDArray[Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         tiny.fit(X, np.arange(20) % 2)
+
+
+def test_images_all_alike_are_refused(tiny: NasimbClassifier) -> None:
+    with pytest.raises(DataError, match="Give more images that differ"):
+        tiny.fit(np.zeros((30, 8, 8), np.uint8), [0, 1] * 15)
 
 
 def test_labels_that_read_alike_are_refused(tiny: NasimbClassifier) -> None:

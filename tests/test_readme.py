@@ -74,46 +74,62 @@ def test_the_completion_it_names_is_there() -> None:
     assert ran.stdout.split() == ["search"], ran.stderr
 
 
-@pytest.mark.slow
-def test_a_reader_follows_it(tmp_path: Path, write_digits: Callable[..., Path]) -> None:
-    """All commands in their order, on small photos and small budgets, each as a process; then the Python."""
+QUICK = ("--set", "training_steps=5", "--device", "cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_digits: Callable[..., Path]) -> Path:
+    """The folders that README names, small, of digits."""
     counts = {"crack": (0, 40), "dent": (1, 20), "fine": (2, 60)}
     for folder, skip in (("my_photos", 0), ("similar", 60), ("labelled", 100), ("other_photos", 0), ("new_site", 100)):
         write_digits(tmp_path / folder, counts, skip=skip)
     write_digits(tmp_path, {"new_photos": (1, 5)}, skip=30)
     stream = "".join(f"{path},?\n" for path in sorted((tmp_path / "new_site").rglob("*.png")))
     (tmp_path / "stream.csv").write_text(f"path,label\n{stream}")
+    return tmp_path
+
+
+def run(place: Path, *words: str) -> None:
+    """`python -m WORDS` in a process, which must end well."""
+    ran = subprocess.run(
+        [sys.executable, "-m", *words], cwd=place, capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, f"{shlex.join(words)}\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_reader_gives_its_commands_in_order(photos: Path) -> None:
     smaller = {
         "cifar100:DIR": "digits", "cifar-resnet": "digits-resnet", "+4gpu-h": "+1trials", "8gpu-h": "3trials",
-        "4gpu-h": "15s", "30min": "20s", "3min": "2trials", "runs/NAME": "runs/A",
+        "4gpu-h": "15s", "30min": "20s", "3min": "2trials",
     }  # fmt: skip
-
-    def small(text: str) -> str:
-        for long, short in smaller.items():
-            text = text.replace(long, short)
-        return text
-
-    def run(*words: str) -> None:
-        ran = subprocess.run(
-            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert ran.returncode == 0, f"{shlex.join(words)}\n{ran.stdout}\n{ran.stderr}"
-
-    quick = ("--set", "training_steps=5", "--device", "cpu")
     for name, seed in (("A", "0"), ("B", "1")):
         data = ("--data", "folder:my_photos/", "--space", "digits-resnet", "--budget", "3trials")
-        run("nasimb", "search", *data, "--seed", seed, "--run", f"runs/{name}", *quick)
+        run(photos, "nasimb", "search", *data, "--seed", seed, "--run", f"runs/{name}", *QUICK)
     for line in NASIMB:
-        if "storage serve" in line or "--watch" in line or line.endswith("worker --help"):
+        if "storage serve" in line or "--watch" in line or line.endswith("--help"):
             continue
-        words = shlex.split(small(line))
+        for long, short in smaller.items():
+            line = line.replace(long, short)
+        words = shlex.split(line)
         needs = words[1] == "search" and "--data" not in words and "--supernet" in words
-        run(*words, *(("--data", "folder:my_photos/") if needs else ()), *(quick if words[1] == "search" else ()))
-    python = small(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]).replace("new.jpg", "new_photos/a.png")
-    Image.new("L", (8, 8)).save(tmp_path / "new_photos" / "a.png")
-    (tmp_path / "said.py").write_text(f"import numpy as np\nX = np.zeros((30, 8, 8), 'u1')\ny = [0, 1] * 15\n{python}")
-    run("said")
+        more = (*(("--data", "folder:my_photos/") if needs else ()), *(QUICK if words[1] == "search" else ()))
+        run(photos, *words, *more)
+
+
+@pytest.mark.slow
+def test_its_python_runs(photos: Path) -> None:
+    (python,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert python.count('min")') == 2
+    quick = re.sub(r'"3(0?)min"\)', '"2trials", assign=["training_steps=5"])', python)
+    quick = quick.replace("30min", "2trials").replace("new.jpg", "new_photos/dark.png")
+    Image.new("L", (8, 8)).save(photos / "new_photos" / "dark.png")
+    (photos / "said.py").write_text(
+        f"import numpy as np\nX = np.random.default_rng(0).integers(0, 256, (30, 8, 8), 'u1')\ny = [0, 1] * 15\n{quick}"
+    )
+    run(photos, "said")
 
 
 # -------------------------------------------------------------------------------------------------- links and pictures

@@ -182,6 +182,12 @@ def _checked(task: Task) -> Task:
                 got=f"none in class {classes}, after repeated images were left out",
                 do="Give the class images of its own.",
             )
+    if task.validation is not None and not len(task.validation):
+        raise DataError(
+            "candidates are ranked on images that are kept from the super-network",
+            got="none, after repeated images were left out",
+            do="Give more images that differ.",
+        )
     return task
 
 
