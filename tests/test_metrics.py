@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, hmean
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
@@ -13,6 +16,7 @@ from nasimb.errors import InputError
 from nasimb.metrics import (
     NO_PREDICTION,
     OBJECTIVES,
+    _p_values,
     bootstrap_intervals,
     check_objective,
     expected_calibration_error,
@@ -183,9 +187,29 @@ def test_an_interval_holds_zero_where_mcnemars_exact_test_does_not_refuse_it(onl
     b_N[:only_a], a_N[only_a : only_a + only_b] = 1, 1
     low, high = paired_difference(a_N, b_N, labels_N, [500, 50], resamples=4000, seed=0)["accuracy"][1:]
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    assume(abs(p - 0.05) > 0.01)  # tossed, not counted
     if p > 0.05:
         assert low <= 0 <= high
+    elif abs(only_a - only_b) > 10:
+        assert low > 0 or high < 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=3), st.booleans())
+@settings(max_examples=40)
+def test_p_values_are_those_of_all_outcomes_of_the_coins(differ: list[tuple[int, int]], alike: bool) -> None:
+    """Against all outcomes, weighed by their binomial chances; classes of many sizes are tossed for."""
+    images_K = np.array([40, 40, 40] if alike else [20, 45, 90])[: len(differ)]
+    kinds_K4 = np.array([[images - a - b, b, a, 0] for images, (a, b) in zip(images_K, differ, strict=True)])
+    counts_K = np.full(len(differ), 50)
+    weight_K = 1 / (images_K * len(differ))
+    found = float(weight_K @ [a - b for a, b in differ])
+    outcomes = itertools.product(*(range(a + b + 1) for a, b in differ))
+    expected = sum(
+        math.prod(math.comb(a + b, h) / 2 ** (a + b) for h, (a, b) in zip(heads, differ, strict=True))
+        for heads in outcomes
+        if abs(weight_K @ [2 * h - a - b for h, (a, b) in zip(heads, differ, strict=True)]) >= abs(found) - 1e-12
+    )
+    p = _p_values({"balanced_accuracy": np.array(found)}, kinds_K4, images_K, counts_K)["balanced_accuracy"]
+    assert p == pytest.approx(expected, abs=1e-9 if alike else 0.02)
 
 
 def test_a_rare_class_that_turns_over_is_told_from_chance_by_its_images() -> None:

@@ -185,15 +185,15 @@ def with_interval(model: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("row", rows(README, "results"), ids=lambda row: row[0].split("]")[0][1:])
 def test_a_row_of_results_is_what_the_run_found(row: list[str]) -> None:
-    name, _, budget, winner, largest, plain, cost = row
+    name, _, budget, winner, smallest, largest, plain, cost = row
     folder = ROOT / linked(name)[0]
     found = json.loads((folder / "result.json").read_text())
     assert budget.startswith(found["spend"]["limit"].replace("min", " min"))
     seeds = folder / "seeds.csv"
     if not seeds.exists():
         best, base = found["winner"], found["baselines"]["largest_plain_head"]
-        models = (best, found["baselines"]["largest"], base)
-        assert (winner, largest, plain) == tuple(map(with_interval, models))
+        models = (best, found["baselines"]["smallest"], found["baselines"]["largest"], base)
+        assert (winner, smallest, largest, plain) == tuple(map(with_interval, models))
         assert cost == f"{best['cost']['macs'] / base['cost']['macs']:.0%}".replace("%", " %")
         return
     rows_of = list(csv.DictReader(seeds.open()))
@@ -201,7 +201,8 @@ def test_a_row_of_results_is_what_the_run_found(row: list[str]) -> None:
     def column(model: str, metric: str) -> list[float]:
         return [float(one[metric]) for one in rows_of if one["model"] == model]
 
-    for cell, model in ((winner, "winner"), (largest, "largest"), (plain, "largest_plain_head")):
+    cells = {"winner": winner, "smallest": smallest, "largest": largest, "largest_plain_head": plain}
+    for model, cell in cells.items():
         assert cell == ", ".join(map(percent, column(model, "balanced_accuracy")))
     shares = [a / b for a, b in zip(column("winner", "macs"), column("largest_plain_head", "macs"), strict=True)]
     assert cost == ", ".join(f"{100 * share:.0f}" for share in shares) + " %"

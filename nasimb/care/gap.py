@@ -45,7 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasimb.care.features import Features
+from nasimb.care.features import SIMPLE, Features
 from nasimb.data.base import ImageSet
 from nasimb.heads.gda import GdaSpec
 
@@ -104,7 +104,9 @@ class Gap:
 
     @property
     def caveat(self) -> str:
-        """How far to trust the verdict."""
+        """How far to trust the verdict; nothing where nobody measured that: it was on simple features."""
+        if self.features != SIMPLE:
+            return ""
         return (
             f"That is a rule of thumb: on {OTHERS} pairs that it was not made from, it foretold on {AGREED} whether a "
             "head would lose more than 5 points. Through a trained super-network (--supernet) it is measured instead."

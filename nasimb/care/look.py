@@ -55,7 +55,7 @@ class CloserLook:
         if self.head is not None:
             said += [self.head.sentence, *([] if self.gap is None else [self.gap.distance])]
         elif self.gap is not None:
-            said += [self.gap.sentence, self.gap.caveat]
+            said += [self.gap.sentence, *([self.gap.caveat] if self.gap.caveat else [])]
         if self.near is not None:
             near, across = self.near, len(self.near.across)
             said.append(f"Near-duplicates: {len(near.pairs):,} pairs, {across:,} of them across splits.")
@@ -196,6 +196,6 @@ def _seen_notes(source: ImageSet, target: ImageSet, features: Features) -> list[
     if known := features.seen(target):
         notes.append(
             f"The super-network was trained on {known:,} of the {len(target):,} training images themselves: its "
-            "features know the target, however far the source is."
+            "features know the target, however far the source is, and no head was measured on them."
         )
     return notes

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from nasimb.care.duplicates import LEAST_CORRELATION, SIDE
@@ -24,8 +23,7 @@ from nasimb.care.picture import bars_of
 from nasimb.data.base import ImageSet
 from nasimb.data.decode import UnreadableImage, decode
 from nasimb.durable import replace_whole
-from nasimb.report.markup import table_values
-from nasimb.visible import visible
+from nasimb.report.markup import environment
 
 SHOWN_SIZE = 96
 """Pixels a side of a picture on the page whose file can be read again; others are shown as they were read."""
@@ -50,7 +48,7 @@ def page(found: CloserLook, *, title: str) -> str:
     """The whole page."""
     near, errors = found.near, found.labels
     return (
-        _environment()
+        environment("nasimb.care")
         .get_template("inspect.html.j2")
         .render(
             title=f"nasimb data inspect {title}",
@@ -104,17 +102,3 @@ def _png(images: ImageSet, position: int) -> str:
     written = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(written, "PNG")
     return base64.b64encode(written.getvalue()).decode()
-
-
-def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("nasimb.care"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=_finished,
-    )  # fmt: skip
-    made.filters["table_values"] = table_values
-    return made
-
-
-def _finished(value: object) -> object:
-    """What the template prints: text without control characters."""
-    return visible(value) if type(value) is str else value

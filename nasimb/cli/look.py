@@ -17,7 +17,7 @@ import typer
 from nasimb.cli.options import DATA_FORMS, Format
 from nasimb.cli.pipes import NOBODY_READS, tell_nobody
 from nasimb.errors import InputError
-from nasimb.visible import visible
+from nasimb.visible import json_text, visible
 
 if TYPE_CHECKING:
     from nasimb.care.look import CloserLook
@@ -65,7 +65,7 @@ def inspect(
             "fingerprints": found.fingerprints, "skipped": list(found.skipped), "problems": list(found.problems),
             "remarks": list(found.remarks), **({} if closer is None else closer.values()),
         }  # fmt: skip
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        print(json_text(values, indent=2))
     else:
         from nasimb.report.show import print_inspection
 

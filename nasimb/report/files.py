@@ -48,11 +48,10 @@ def write_tables(found: Sequence[Findings], folder: Path) -> list[Path]:
         written[folder / f"{name}.csv"] = table.map(_shown).to_csv(index=False).encode()
         written[folder / f"{name}.md"] = markdown_table(table.map(_shown), title=name).encode()
     written[folder / "report.json"] = (json.dumps(as_json(found, tables), indent=1, ensure_ascii=True) + "\n").encode()
-    before = _tables_in(folder)
-    for file, data in written.items():
-        replace_whole(file, data)
-    for stale in before - set(written):
+    for stale in _tables_in(folder) - set(written):
         stale.unlink(missing_ok=True)
+    for file, data in written.items():  # report.json is the last: until then, the old one names what may be stale
+        replace_whole(file, data)
     return list(written)
 
 

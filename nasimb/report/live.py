@@ -70,9 +70,9 @@ def live_view(look: Look, *, width: int, height: int) -> RenderableType:
     run = look.run
     above = [
         _title(look),
-        *_budget_lines(run, width),
+        *_budget_lines(look, width),
         *_trial_lines(look),
-        *_worker_lines(run),
+        *_worker_lines(look),
         *_best_lines(run, width),
     ]
     rows = min(max(height - len(above) - 1, LEAST_SHOWN), LAST_SHOWN)
@@ -80,21 +80,27 @@ def live_view(look: Look, *, width: int, height: int) -> RenderableType:
     return Group(*above, *last)
 
 
-def alive(run: Run) -> list[str]:
-    """Workers that the owner of a run under way has charged lately."""
+def is_running(run: Run, now: float) -> bool:
+    """Whether the owner of a run that is not finished has been heard lately."""
     owner = run.heard.get(OWNER)
-    if owner is None or run.is_finished:
+    return owner is not None and not run.is_finished and now - owner.at < SILENT_SECONDS
+
+
+def alive(run: Run, now: float) -> list[str]:
+    """Workers that the owner of a run under way has charged lately."""
+    if not is_running(run, now):
         return []
+    owner = run.heard[OWNER]
     others = ((name, heard) for name, heard in run.heard.items() if name != OWNER)
     return sorted(name for name, heard in others if owner.at - heard.at < LOST_SECONDS)
 
 
-def time_left(run: Run) -> Left | None:
+def time_left(run: Run, now: float) -> Left | None:
     """What is left of a budget that limits time; None for any other, and where nothing is charged yet."""
     if OWNER not in run.heard:
         return None
     budget = Budget.parse(run.config["budget"])
-    charges = [run.heard[name].charge for name in (OWNER, *alive(run))]
+    charges = [run.heard[name].charge for name in (OWNER, *alive(run, now))]
     held = sum((Holding(charge.gpus, charge.threads) for charge in charges), NOTHING)
     found = []
     for kind, rate in zip(KINDS, (1, held.gpus, held.threads), strict=True):
@@ -157,16 +163,17 @@ def _title(look: Look) -> Text:
         return title.append("  finished", style="green")
     if owner is None:
         return title.append("  has only begun", style="yellow")
-    silent = max(look.now - owner.at, 0.0)
-    if silent < SILENT_SECONDS:
+    if is_running(run, look.now):
         return title.append(f"  {visible(owner.charge.phase)}", style="cyan")
+    silent = max(look.now - owner.at, 0.0)
     went = f"  not running, last heard {clock_time(silent)} ago; {run.next_command} to go on"
     return title.append(went, style="yellow")
 
 
-def _budget_lines(run: Run, width: int) -> Iterator[Text]:
+def _budget_lines(look: Look, width: int) -> Iterator[Text]:
     """One bar for the budget, one for every phase: all phases together are as long as what is gone of the time."""
-    left, of_trials = time_left(run), trials_left(run)
+    run = look.run
+    left, of_trials = time_left(run, look.now), trials_left(run)
     total = sum(run.spent_seconds.values())
     extended = f" (extended from {run.extensions[0].before})" if run.extensions else ""
     down = f", down {clock_time(run.down_seconds)}" if run.down_seconds >= LEAST_DOWN_SECONDS else ""
@@ -179,14 +186,15 @@ def _budget_lines(run: Run, width: int) -> Iterator[Text]:
         yield _line("phases" if place == 0 else "", _bar(phase, used, f"{clock_time(seconds)}{plan}", width))
     for name, one, what in (("time", left, "left"), ("trials", of_trials, "of search left")):
         if one is not None:
-            words = "" if run.is_finished or one.seconds is None else f"about {clock_time(one.seconds)} {what}"
+            running = one.seconds is not None and is_running(run, look.now)
+            words = f"about {clock_time(one.seconds or 0.0)} {what}" if running else ""
             yield _line("used", _bar(name, one.used, words, width))
 
 
 def _planned_seconds(run: Run, phase: str, limit_seconds: float | None) -> float | None:
     """What the budget sets apart for a phase: a share of its time, for the training of a super-network alone."""
     given = run.config.get("supernet") is not None or run.config.get("training_steps") is not None
-    if phase != "supernet" or limit_seconds is None or given:
+    if phase != "supernet" or limit_seconds is None or given or run.extensions:  # the first budget's share, long spent
         return None
     return float(run.config["supernet_share"]) * limit_seconds
 
@@ -215,8 +223,8 @@ def _trial_lines(look: Look) -> Iterator[Text]:
         yield _line("failed", failure_counts(run.trials), "red")
 
 
-def _worker_lines(run: Run) -> Iterator[Text]:
-    names = alive(run)
+def _worker_lines(look: Look) -> Iterator[Text]:
+    names = alive(look.run, look.now)
     if names:
         yield _line("workers", f"{len(names)}: {', '.join(names)}")
 
@@ -227,9 +235,9 @@ def _best_lines(run: Run, width: int) -> Iterator[Text]:
         best = ranked[0]
         costs = f"{amount(best.macs)} MACs, {amount(best.params)} params"
         yield _line("best", f"#{best.number} {best.score:.4f} held out, {costs}: {best.candidate}", "green")
-    if run.result is not None:
-        test = run.result["winner"]["test"]
-        yield _line("winner", f"{test['balanced_accuracy']:.4f} balanced accuracy on the test split", "green")
+    if run.tested is not None:
+        name, test = run.tested
+        yield _line(name, f"{test['balanced_accuracy']:.4f} balanced accuracy on the test split", "green")
     better = improvements(run.trials_within_limits())
     if len(better) > 1:
         ends = f"{better[0][1]:.4f} to {better[-1][1]:.4f}"

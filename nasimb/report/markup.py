@@ -1,4 +1,4 @@
-"""What all HTML pages of nasimb share: templates to which users' text is never markup, one look, one kind of table.
+"""What HTML pages of nasimb share: templates to which users' text is never markup, a look, and a kind of table.
 
 Everything that comes from users (class names, paths, notes, commands) is escaped, and its control characters are made
 visible. `look.css` is the style, `table.html.j2` has the macro of a table.

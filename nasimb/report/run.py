@@ -78,7 +78,7 @@ class Run:
             heard=ledger.heard,
             retrained=_retrained(path / "retrained"),
         )
-        counted = 0 if found.result is None else sum(found.result["trials"].values())
+        counted = 0 if found.result is None else sum(found.result.get("trials", {}).values())
         if len(found.trials) < counted:
             raise ResumeError(
                 f"{path / 'trials.csv'} must have the trials that result.json counts",
@@ -99,6 +99,10 @@ class Run:
                 got=f"{self.name}, which has no result.json yet",
                 do=f"To finish it, {self.next_command}; or ask nasimb status.",
             )
+        if "winner" not in self.result:
+            raise InputError(
+                "a report is of a search", got=f"{self.name}, a retraining", do="Name the run that was retrained."
+            )
         return self.result
 
     @property
@@ -109,7 +113,13 @@ class Run:
     @property
     def next_command(self) -> str:
         """How to go on with a run that is not finished, as a clause."""
-        return "type nasimb extend and its folder" if self.extensions else "give the same search command again"
+        return "type nasimb extend and its folder" if self.extensions else "give the same command again"
+
+    @property
+    def tested(self) -> tuple[str, dict[str, Any]] | None:
+        """What a finished search or retraining is about, "winner" or "retrained", and its test in result.json."""
+        names = [name for name in ("winner", "retrained") if name in (self.result or {})]
+        return (names[0], (self.result or {})[names[0]]["test"]) if names else None
 
     def trials_within_limits(self) -> list[Trial]:
         """The trials that keep the run's limits on cost: the largest subnet is scored as a baseline even over them."""

@@ -115,7 +115,7 @@ def bought(one: Findings) -> Section:
     """What each step bought."""
     about = (
         "Points on the test split, each step against the one before, on the same images: 95 % paired bootstrap "
-        "intervals, which reach to zero where an exact test cannot tell the two apart. Not significant: it holds zero."
+        "intervals, which reach to zero where a test of chance cannot tell the two apart. Not significant: it has zero."
     )
     table = models(one.run)
     if one.split is None or not one.steps:

@@ -48,7 +48,7 @@ def status_lines(run: Run) -> list[str]:
         lines.append(
             f"best     {best.score:.4f} held out, {best.macs:,} MACs, {best.params:,} params: {best.candidate}"
         )
-    if run.result is not None:
-        test = run.result["winner"]["test"]
-        lines.append(f"winner   {test['balanced_accuracy']:.4f} balanced accuracy on the test split")
+    if run.tested is not None:
+        name, test = run.tested
+        lines.append(f"{name:<8} {test['balanced_accuracy']:.4f} balanced accuracy on the test split")
     return lines

@@ -88,7 +88,8 @@ def looker(folder: Path, *, now: Clock, sleep: Sleep) -> Callable[[], Look]:
         for tries_left in reversed(range(TRIES)):
             try:
                 run = Run.read(folder)
-                return Look(run, now(), *(outstanding(folder) if alive(run) else (None, None)))
+                moment = now()
+                return Look(run, moment, *(outstanding(folder) if alive(run, moment) else (None, None)))
             except (InputError, OSError):
                 if not (folder / "config.yaml").is_file():
                     raise WorkError(

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from nasimb.durable import append_whole
@@ -23,6 +24,8 @@ CHECK = "check"
 """Name of the one after it, which ends the batch: the CRC-32 of all of the file before its digits."""
 SHOWN = "shown"
 """Name of the one that ends what stands behind the last batch for readers alone: how many trials they see."""
+OF_STUDY = (JournalOperation.CREATE_STUDY, JournalOperation.SET_STUDY_SYSTEM_ATTR)
+"""That the study is there, what it maximises, and what its metrics are called."""
 _CHECKED = re.compile(rb'"user_attr":\{"check":(\d+)\}\}\n$')
 
 
@@ -79,8 +82,8 @@ class BatchJournal(BaseJournalBackend):
         self._pending.clear()
 
     def forget(self) -> None:
-        """Drop what is kept; readers of the study have seen it, the file will not."""
-        self._pending.clear()
+        """Drop what is kept of trials; readers of the study have seen it, the file will not."""
+        self._pending = [line for line in self._pending if json.loads(line)["op_code"] in OF_STUDY]
 
     def show(self) -> None:
         """Write what is kept for readers of the file alone; the last log must be the attribute `SHOWN`, and no other

@@ -1,6 +1,5 @@
 """The study of a search in Optuna's journal: opened where it agrees with trials.csv, written anew from it where not.
 
-
 The rows say all that the journal says of trials that were told, so that a damaged journal costs nothing. The other way
 round it is not so: the journal lacks recalls, heads and costs, and rows that it tells of are restored or given up by
 whoever owns them.

@@ -19,7 +19,9 @@ from nasimb.export import load
 from nasimb.heads.head import CosineHead
 from nasimb.learned import Learned, learned_by
 from nasimb.ledger import clock_seconds, read_account
+from nasimb.report.live import Look, live_view
 from nasimb.report.run import Run
+from nasimb.report.status import status_lines
 from nasimb.report.tables import models, numbers
 from nasimb.rundir import RunDir
 from nasimb.search.trial import FINISHED, trials_of
@@ -326,3 +328,15 @@ def test_a_run_that_is_not_finished_has_no_network(run: Path) -> None:
     (run / "result.json").unlink()
     with pytest.raises(InputError, match="only a finished run"):
         retrain(str(run), "30s", device=CPU)
+
+
+def test_its_folder_tells_where_it_stands_and_is_no_search(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrain(str(run), "120s", clock=FakeTime(monkeypatch), device=CPU)
+    (folder,) = (run / "retrained").iterdir()
+    found = Run.read(folder)
+    accuracy = json.loads((folder / "result.json").read_text())["retrained"]["test"]["balanced_accuracy"]
+    assert found.is_finished
+    assert status_lines(found)[-1] == f"retrained {accuracy:.4f} balanced accuracy on the test split"
+    live_view(Look(found, 0.0), width=80, height=24)
+    with pytest.raises(InputError, match="Name the run that was retrained"):
+        found.finished_result()

@@ -89,7 +89,7 @@ def test_a_run_under_way_says_what_is_left(finished: Run) -> None:
 def test_time_left_is_that_of_the_devices_held(
     finished: Run, budget: str, used: float | None, left: float | None
 ) -> None:
-    assert time_left(under_way(finished, budget)) == (None if used is None else (used, left))
+    assert time_left(under_way(finished, budget), NOW) == (None if used is None else (used, left))
 
 
 def test_workers_draw_on_the_same_budget(finished: Run) -> None:
@@ -97,12 +97,13 @@ def test_workers_draw_on_the_same_budget(finished: Run) -> None:
     run = under_way(finished, "400cpu-s")
     heard = {**run.heard, "host-7-ab": Heard(worker, NOW - 4), "host-8-cd": Heard(gone, NOW - 60)}
     run = replace(run, heard=heard, account={**run.account, worker: 20.0, gone: 0.4})
-    assert alive(run) == ["host-7-ab"]
-    assert time_left(run) == (0.7, pytest.approx(120 / 5))
+    assert alive(run, NOW) == ["host-7-ab"]
+    assert alive(run, NOW + 3600) == [], "of a run whose owner is silent nobody is at work"
+    assert time_left(run, NOW) == (0.7, pytest.approx(120 / 5))
     lines = drawn(run, waiting=3, running=1)
     assert told(lines, "workers") == "1: host-7-ab"
     assert told(lines, "trials") == "6 finished, 3 waiting, 1 under way"
-    assert alive(replace(run, result=finished.result)) == []
+    assert alive(replace(run, result=finished.result), NOW) == []
 
 
 def test_bars_are_as_long_as_what_is_spent(finished: Run) -> None:
@@ -118,7 +119,7 @@ def test_bars_are_as_long_as_what_is_spent(finished: Run) -> None:
 
 def test_a_run_that_nobody_leads_says_how_to_go_on(finished: Run) -> None:
     run = under_way(finished, heard={"main": Heard(OWN, NOW - 3600)})
-    assert drawn(run)[0] == "run  not running, last heard 1h00m ago; give the same search command again to go on"
+    assert drawn(run)[0] == "run  not running, last heard 1h00m ago; give the same command again to go on"
 
 
 def test_a_run_that_has_only_begun(finished: Run) -> None:

@@ -174,6 +174,20 @@ def test_readers_see_every_row_of_a_search_that_ended_within_a_batch(tmp_path: P
     assert rows + list(again.run(halving(rows), len, TRIALS)) == undisturbed("evolution", "macs")
 
 
+def test_readers_see_a_search_that_ended_within_its_first_batch(tmp_path: Path) -> None:
+    journal, asked, said = tmp_path / "study.journal", searched("evolution", "macs"), []
+    study = Study(asked, cost_of, journal=journal)
+    rows = list(study.run(halving([]), len, 1))
+    assert not journal.exists(), "no batch is whole"
+    study.show_rest()
+    found = read_by_optuna(journal)
+    assert [trial.number for trial in found.trials] == [row.number for row in rows]
+    assert found.metric_names == ["score", "macs"]
+    again = Study(asked, cost_of, journal=journal, trials=rows, warn=said.append)
+    assert said == []
+    assert rows + list(again.run(halving(rows), len, TRIALS)) == undisturbed("evolution", "macs")
+
+
 def test_nothing_seems_to_run_for_ever_that_was_handed_out_and_never_scored(tmp_path: Path) -> None:
     journal, asked = tmp_path / "study.journal", searched("evolution", None)
     rows = going_on(asked, journal, [], 27)
