@@ -23,8 +23,8 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="candidate, head, train, storage (the default), workers, mixing; and budgets, screening, ranking, "
-            "calibration, norms, adaptation: these take long."
+            help="candidate, head, train, storage (the default), workers, mixing, predict; and budgets, screening, "
+            "ranking, calibration, norms, adaptation: these take long."
         ),
     ] = None,
     only: Annotated[
