@@ -61,7 +61,9 @@ def test_figures_on_small_sizes(quick: Callable[..., Conditions]) -> None:
     assert logistic.detail["objective"] <= logistic.detail["sklearn_objective"] * (1 + 1e-4)
     assert "found beforehand" in logistic.against
     medians = default.detail["default_seconds"] / default.detail["sklearn_seconds"]
-    assert 1 / 4 < default.value / medians < 4  # a median of two ratios, on a machine that is busy
+    # Of two turns the medians' ratio is a mediant: between the two ratios, whose quartiles the figure has.
+    reach = (default.high - default.low) / 2
+    assert default.low - reach - 1e-9 <= medians <= default.high + reach + 1e-9
     difference = default.detail["objective"] / default.detail["sklearn_objective"] - 1
     assert default.detail["objective_relative_difference"] == pytest.approx(difference)
     assert abs(difference) < 0.05

@@ -19,8 +19,6 @@ from nasimb.deliver.network import resizing_weights, ship
 from nasimb.export import Model
 from nasimb.nn.norms import NORMS
 
-FOLDS = ("bn", "nbn", "ghost_bn", "sync_bn")
-
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_is_shipped(make_model: Callable[..., Model], images_N3HW: Tensor, norm: str) -> None:
@@ -33,9 +31,7 @@ def test_every_norm_is_shipped(make_model: Callable[..., Model], images_N3HW: Te
         torch.testing.assert_close(shipped.network(given)[:, :2], model(images_N3HW)[:, :2], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("norm", "inside"), [("bn", False), *((norm, True) for norm in NORMS if norm not in FOLDS[1:])]
-)
+@pytest.mark.parametrize(("norm", "inside"), [("bn", False), *((norm, True) for norm in NORMS)])
 def test_onnx_says_the_same(
     make_model: Callable[..., Model], images_N3HW: Tensor, norm: str, inside: bool, tmp_path: Path
 ) -> None:
